@@ -1,0 +1,1 @@
+"""The data plane: arrays, graphs, gradients, steps. Knows nothing of users, gRPC or the service."""

@@ -1,0 +1,57 @@
+"""Mlp: linear layers with an activation between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from worker.autodiff import Tensor
+from worker.nn import GELU, Linear, Module, ReLU, Sequential, Tanh, init
+
+ACTIVATIONS: Mapping[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "gelu": GELU}
+
+
+class Mlp(Module):
+    """x (B, features) -> (B, outputs), through one hidden layer for each width in `hidden`.
+
+    The activation decides how the weights start: Kaiming's way for relu and gelu, Xavier's for tanh, with its gain.
+    The last layer, which no activation follows, has gain 1. Biases start at zero.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: Sequence[int],
+        outputs: int,
+        activation: str = "relu",
+        *,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        widths = (features, *hidden)
+        layers: list[Module] = []
+        for width_in, width_out in pairwise(widths):
+            layers += [_linear(width_in, width_out, activation, generator), ACTIVATIONS[activation]()]
+        self.layers = Sequential(*layers, _linear(widths[-1], outputs, "linear", generator))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)  # type: ignore[no-any-return]  # a module takes and gives anything
+
+
+def _linear(features_in: int, features_out: int, nonlinearity: str, generator: np.random.Generator) -> Linear:
+    """A layer that starts as what follows it needs: an activation, or nothing ("linear")."""
+    layer = Linear(features_in, features_out, generator=generator)
+    match nonlinearity:
+        case "tanh":
+            init.xavier_uniform_(layer.weight, init.calculate_gain("tanh"), generator=generator)
+        case "relu" | "gelu":
+            init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+        case _:
+            init.kaiming_uniform_(layer.weight, nonlinearity="linear", generator=generator)
+    assert layer.bias is not None, "it is on by default"
+    init.zeros_(layer.bias)
+    return layer
