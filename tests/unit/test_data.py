@@ -1,0 +1,161 @@
+"""Data sources: what they give, and what bad files are told."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker.data import source
+from worker.data.dataset import Dataset
+from worker.spec import DataSpec, Task, parse_spec
+from worker.violations import SpecError
+
+
+def data_spec(**kind: object) -> DataSpec:
+    return parse_spec({"model": {"mlp": {}}, "data": kind}).data
+
+
+def load(**kind: object) -> Dataset:
+    return source.load(data_spec(**kind))
+
+
+def test_digits_are_real_and_split_without_overlap() -> None:
+    data = load(digits={"validation_fraction": 0.25})
+    assert data.task is Task.CLASSIFICATION
+    assert data.num_outputs == 10
+    assert data.num_features == 64
+    assert (len(data.training), len(data.validation)) == (1348, 449)
+    assert 0.0 == data.training.inputs.min() < data.training.inputs.max() == 1.0
+    rows = {tuple(row) for row in data.training.inputs.tolist()}
+    assert sum(tuple(row) in rows for row in data.validation.inputs.tolist()) < 3  # but for identical images
+
+
+@pytest.mark.parametrize("task", list(Task))
+def test_synthetic_data_is_a_function_of_its_seed(task: Task) -> None:
+    one, same, other = (
+        load(synthetic={"task": task.value, "samples": 50, "seed": seed}).training.inputs.tobytes()
+        for seed in (1, 1, 2)
+    )
+    assert one == same != other
+
+
+def test_synthetic_regression_has_real_targets() -> None:
+    data = load(synthetic={"task": "regression", "samples": 100, "features": 3, "outputs": 2})
+    assert data.training.targets.shape == (80, 2)
+    assert data.training.targets.dtype == np.float32
+    assert len(data.validation) == 20
+
+
+def save(path: Path, **arrays: object) -> str:
+    np.savez(path, **arrays)  # type: ignore[arg-type]  # the stub cannot tell arrays from allow_pickle
+    return str(path)
+
+
+def test_arrays_are_read_as_float32_and_classes(tmp_path: Path) -> None:
+    inputs, targets = np.arange(20.0).reshape(10, 2), np.arange(10) % 3
+    data = load(arrays={"path": save(tmp_path / "a.npz", inputs=inputs, targets=targets)})
+    assert data.task is Task.CLASSIFICATION
+    assert data.num_outputs == 3
+    assert (len(data.training), len(data.validation)) == (8, 2)
+    assert data.training.inputs.dtype == np.float32
+    assert data.training.targets.dtype == np.int64
+
+
+def test_validation_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
+    inputs, targets = np.ones((4, 2, 3)), np.ones((4, 1))
+    path = save(
+        tmp_path / "a.npz",
+        inputs=inputs,
+        targets=targets,
+        validation_inputs=inputs[:1] * 2,
+        validation_targets=targets[:1],
+    )
+    data = load(arrays={"path": path})
+    assert data.task is Task.REGRESSION
+    assert data.training.inputs.shape == (4, 6)
+    assert data.validation.inputs.tolist() == [[2.0] * 6]
+
+
+def _npz(path: Path, **members: bytes) -> str:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return str(path)
+
+
+def _npy(array: object) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(array))
+    return buffer.getvalue()
+
+
+def _huge(path: Path) -> str:
+    header = _npy(np.zeros((1, 1))).replace(b"(1, 1), }", b"(1099511627776, 1), }")
+    return _npz(path, inputs=header, targets=_npy([0]))
+
+
+GOOD = {"inputs": np.ones((4, 2)), "targets": np.zeros(4, int)}
+BAD_FILES: list[tuple[str, Callable[[Path], str], str]] = [
+    ("relative path", lambda path: "a.npz", "a.npz: got a relative path, expected an absolute one"),
+    ("missing", lambda path: str(path), "no such file"),
+    ("directory", lambda path: str(path.parent), "not a regular file"),
+    ("not a zip", lambda path: (path.write_text("hello"), str(path))[1], "is not a sound .npz file"),
+    ("no inputs", lambda path: save(path, targets=np.zeros(4)), "has no array 'inputs'; found targets"),
+    ("no targets", lambda path: save(path, inputs=np.zeros((4, 2))), "has no array 'targets'; found inputs"),
+    ("empty", lambda path: save(path, inputs=np.zeros((0, 2)), targets=np.zeros(0)), "got no data (shape (0, 2))"),
+    ("one row", lambda path: save(path, inputs=np.ones((1, 2)), targets=np.zeros(1, int)), "expected at least 2"),
+    ("ragged", lambda path: save(path, inputs=np.ones((4, 2)), targets=np.zeros(3)), "targets: got 3 rows, expected 4"),
+    (
+        "flat inputs",
+        lambda path: save(path, inputs=np.ones(4), targets=np.zeros(4)),
+        "got shape (4,), expected (rows, feat",
+    ),
+    (
+        "NaN",
+        lambda path: save(path, **GOOD | {"inputs": np.array([[0, 1], [np.nan, 0]] * 2)}),
+        "inputs: got nan at [1, 0]",
+    ),
+    ("infinite", lambda path: save(path, **GOOD | {"targets": [0.0, np.inf, 0, 0]}), "targets: got inf at [1]"),
+    (
+        "too large for float32",
+        lambda path: save(path, **GOOD | {"inputs": np.full((4, 2), 1e40)}),
+        "got 1e+40 at [0, 0]",
+    ),
+    ("negative class", lambda path: save(path, **GOOD | {"targets": [0, -1, 1, 1]}), "got classes -1 to 1, expected 0"),
+    ("text", lambda path: save(path, **GOOD | {"inputs": np.array([["a"]] * 4)}), "got <U1, expected numbers"),
+    (
+        "objects",
+        lambda path: save(path, **GOOD | {"targets": np.array([{}] * 4)}),
+        "got Python objects, expected numbers",
+    ),
+    ("declared too large", _huge, "declares 8796093022208 bytes of data but has "),
+    (
+        "cut short",
+        lambda path: _npz(path, inputs=_npy(np.ones((4, 2)))[:-8], targets=_npy([0])),
+        "declares 64 bytes of d",
+    ),
+    (
+        "odd validation",
+        lambda path: save(path, **GOOD, validation_inputs=np.ones((1, 3)), validation_targets=[0]),
+        "(1, 2)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), [row[1:] for row in BAD_FILES], ids=[row[0] for row in BAD_FILES])
+def test_a_bad_file_is_told_what_is_wrong(make: Callable[[Path], str], expected: str, tmp_path: Path) -> None:
+    path = make(tmp_path / "a.npz")
+    with pytest.raises(SpecError) as caught:
+        source.check(data_spec(arrays={"path": path}))
+    (violation,) = caught.value.violations
+    assert violation.field == "data.arrays.path"
+    assert expected in violation.description
+    assert "\n" not in violation.description
+
+
+def test_synthetic_data_beyond_memory_is_refused_without_making_it() -> None:
+    with pytest.raises(SpecError, match="expected at most"):
+        source.check(data_spec(synthetic={"samples": 100_000_000, "features": 1 << 20}))

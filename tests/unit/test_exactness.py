@@ -1,0 +1,163 @@
+"""The promise: the same job gives the same weights to the last bit, on any number of workers, and in every run.
+
+Here the workers are threads over a real segment; tests/integration has them as Ray actors.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worker.checkpoint import weights_digest
+from worker.reduce.segment import DIRECTORY, Segment
+from worker.replica import Leg, LegEnd, Replica
+from worker.spec import JobSpec, parse_spec
+
+STEPS = 12
+
+
+def job(**parts: object) -> JobSpec:
+    training = {"global_batch_size": 24, "shards": 8, "max_steps": STEPS, "clip_norm": 1.0, "seed": 3}
+    document: dict[str, object] = {
+        "model": {"mlp": {"hidden": [16, 300]}},
+        "data": {"synthetic": {"samples": 500, "features": 70, "outputs": 5}},
+        "workers": {"min": 1},
+    }
+    document["training"] = training | dict(parts.pop("training", {}))  # type: ignore[call-overload]  # a mapping in every test
+    return parse_spec(document | parts)
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    path = DIRECTORY / f"backprop-test-{os.getpid()}"
+    yield path
+    path.unlink(missing_ok=True)
+
+
+class Gang:
+    """Workers of one job as threads."""
+
+    def __init__(self, spec: JobSpec, num_workers: int, path: Path) -> None:
+        self.replicas = [Replica.load(spec, num_workers=num_workers) for _ in range(num_workers)]
+        self.replicas[0].create_segment(path, Path("/nonexistent"))
+        for rank, replica in enumerate(self.replicas):
+            replica.join(path, rank)
+        self.segment = Segment.attach(path, self.replicas[0].facts.shape)
+        path.unlink()
+
+    def run(self, until_step: int) -> list[Leg]:
+        epoch = self.segment.control.open_plan()
+        with ThreadPoolExecutor(len(self.replicas)) as pool:
+            legs = [pool.submit(replica.run, until_step, epoch=epoch) for replica in self.replicas]
+            return [leg.result() for leg in legs]
+
+    def digest(self) -> str:
+        return weights_digest(self.segment.weights(self.segment.control.committed))
+
+
+def train(spec: JobSpec, num_workers: int, path: Path, *, leg: int = STEPS) -> str:
+    gang = Gang(spec, num_workers, path)
+    for until_step in range(leg, STEPS + leg, leg):
+        legs = gang.run(min(until_step, STEPS))
+        assert {leg.end for leg in legs} == {LegEnd.REACHED}
+    return gang.digest()
+
+
+JOBS = {
+    "adam": job(),
+    "adamw, cosine": job(optimizer={"adamw": {}}, schedule={"cosine": {"warmup_steps": 4}}),
+    "momentum": job(optimizer={"momentum": {}}),
+    "sgd": job(optimizer={"sgd": {"learning_rate": 0.1}}),
+    "no clipping": job(training={"clip_norm": None}),
+    "tanh": job(model={"mlp": {"hidden": [40], "activation": "tanh"}}),
+    "gelu": job(model={"mlp": {"hidden": [40], "activation": "gelu"}}),
+    "linear model": job(model={"mlp": {}}),
+    "regression": job(data={"synthetic": {"task": "regression", "samples": 100, "features": 9, "outputs": 3}}),
+    "six shards": job(training={"shards": 6}),
+    "several blocks": job(model={"mlp": {"hidden": [512, 100]}}),
+}
+
+
+@pytest.mark.parametrize("name", list(JOBS))
+def test_any_number_of_workers_gives_the_same_digest(name: str, path: Path) -> None:
+    spec = JOBS[name]
+    alone = train(spec, 1, path)
+    for num_workers in range(2, min(4, spec.training.shards) + 1):
+        assert train(spec, num_workers, path) == alone, f"{num_workers} workers"
+
+
+def test_as_many_workers_as_shards(path: Path) -> None:
+    assert train(job(), 8, path) == train(job(), 1, path) == train(job(), 5, path)
+
+
+def test_legs_of_any_length_give_the_same_digest(path: Path) -> None:
+    assert train(job(), 2, path, leg=5) == train(job(), 2, path)
+
+
+def test_every_setting_that_should_matter_matters(path: Path) -> None:
+    """A digest that never changes would pass every test above."""
+    others = [job(training={"seed": 4}), job(training={"shards": 4}), job(training={"global_batch_size": 16})]
+    digests = {train(spec, 1, path) for spec in [job(), *others]}
+    assert len(digests) == 4
+
+
+def test_training_learns(path: Path) -> None:
+    spec = job(training={"max_steps": 200, "global_batch_size": 32}, optimizer={"adam": {"learning_rate": 0.01}})
+    gang = Gang(spec, 2, path)
+
+    def accuracy() -> float:
+        chunks = [chunk for replica in gang.replicas for chunk in replica.evaluate()]
+        return sum(chunk.num_correct for chunk in chunks) / sum(chunk.num_samples for chunk in chunks)
+
+    before = accuracy()
+    gang.run(200)
+    assert before < 0.6
+    assert accuracy() > 0.95
+
+
+def test_evaluation_does_not_depend_on_the_number_of_workers(path: Path) -> None:
+    results = []
+    for num_workers in (1, 2, 3):
+        gang = Gang(job(data={"synthetic": {"samples": 5000, "features": 70}}), num_workers, path)
+        chunks = [chunk for replica in gang.replicas for chunk in replica.evaluate()]
+        results.append(sorted(chunks, key=lambda chunk: chunk.chunk))
+    assert results[0] == results[1] == results[2]
+    assert sum(chunk.num_samples for chunk in results[0]) == 1000
+
+
+def test_a_stop_ends_all_workers_at_the_same_step(path: Path) -> None:
+    gang = Gang(job(), 3, path)
+    gang.segment.control.stop_requested = True
+    legs = gang.run(STEPS)
+    assert {leg.end for leg in legs} == {LegEnd.STOPPED}
+    assert len({leg.step for leg in legs}) == 1
+
+
+POISON = {"optimizer": {"sgd": {"learning_rate": 1e30}}, "data": {"synthetic": {"task": "regression", "features": 8}}}
+
+
+def test_a_non_finite_gradient_fails_the_step_for_everyone(path: Path) -> None:
+    gang = Gang(job(**POISON, training={"clip_norm": None}), 2, path)
+    legs = gang.run(STEPS)
+    assert {leg.end for leg in legs} == {LegEnd.NON_FINITE}
+    assert len({leg.message for leg in legs}) == 1
+    assert "gradient's norm is" in legs[0].message
+    assert np.isfinite(gang.segment.weights(gang.segment.control.committed)).all()
+
+
+def test_a_non_finite_gradient_can_be_skipped(path: Path) -> None:
+    gang = Gang(job(**POISON, training={"clip_norm": None, "on_non_finite": "skip"}), 2, path)
+    legs = gang.run(STEPS)
+    assert {leg.end for leg in legs} == {LegEnd.REACHED}
+    assert np.isfinite(gang.segment.weights(STEPS)).all()
+    skipped = gang.segment.control.ring[1 : STEPS + 1, 6]
+    assert 0 < skipped.sum() < STEPS
+
+
+def test_the_phases_of_a_step_are_all_timed(path: Path) -> None:
+    gang = Gang(job(), 2, path)
+    gang.run(STEPS)
+    assert (gang.segment.control.phase_seconds > 0).all()

@@ -1,0 +1,53 @@
+"""The Ray worker: a replica in a process of its own. The only module of the worker package that imports ray."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import ray
+
+from worker.process import keep_freed_memory
+from worker.replica import ChunkResult, Facts, Leg, Replica
+from worker.spec import JobSpec
+from worker.violations import SpecError, Violation
+
+
+class _Worker:
+    """Results and refusals come back as values: only a death or a fault of ours is an exception to the caller."""
+
+    def __init__(self) -> None:
+        keep_freed_memory()
+        self._replica: Replica | None = None
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    def load(self, spec_json: str, *, num_workers: int) -> Facts | tuple[Violation, ...]:
+        """Reads the data and builds the model; the violations where the data does not work."""
+        try:
+            self._replica = Replica.load(JobSpec.model_validate_json(spec_json), num_workers=num_workers)
+        except SpecError as error:
+            return error.violations
+        return self._replica.facts
+
+    def create_segment(self, path: Path, checkpoints: Path) -> int:
+        return self._loaded.create_segment(path, checkpoints)
+
+    def join(self, path: Path, rank: int) -> None:
+        self._loaded.join(path, rank)
+
+    def run(self, until_step: int, *, epoch: int) -> Leg:
+        return self._loaded.run(until_step, epoch=epoch)
+
+    def evaluate(self) -> list[ChunkResult]:
+        return self._loaded.evaluate()
+
+    @property
+    def _loaded(self) -> Replica:
+        assert self._replica is not None, "load comes first"
+        return self._replica
+
+
+# The coordinator replaces a lost worker; Ray must not, for it would take a second and rejoin nothing.
+WorkerActor = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)

@@ -1,0 +1,1 @@
+"""How shard gradients become one: the canonical order, the shared memory, the barrier."""

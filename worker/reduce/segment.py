@@ -1,0 +1,250 @@
+"""The shared memory of one job on one node: weights, optimizer state, gradients and a control page.
+
+Weights and optimizer state are there twice. Buffer t % 2 holds step t; step t+1 is written beside it, and
+`Control.commit` makes it the job's state by changing one number. Gradient slots belong to one worker each while
+shards are computed; in the reduce each worker reads all of them, over its own range of parameters only.
+
+A segment is a file in /dev/shm, mode 0600. Whoever creates it removes it with `unlink`; its memory is freed when
+the last process has closed it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from worker.autodiff.kernels import BLOCK
+
+DIRECTORY = Path("/dev/shm")
+PHASES = ("data", "forward", "backward", "reduce", "update", "wait")
+LINE = 8  # 64-bit words of a cache line: what different workers write lies on different lines
+RING_STEPS = 8192  # steps that a coordinator may lag behind before samples are lost
+RING_FIELDS = 8  # step, loss, gradient norm, learning rate, seconds, clipped, non-finite, unused
+_PAGE = 4096
+_MAGIC = 0x6270_7365_676D_3031  # "bpsegm01"
+_HEADER_WORDS = 8 * LINE
+
+Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+Words = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """All sizes that decide where things lie in a segment."""
+
+    num_parameters: int
+    num_states: int  # vectors of optimizer state: 0 for SGD, 2 for Adam
+    num_shards: int
+    num_workers: int
+    slots_per_worker: int
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the parameter vector, the last one possibly shorter."""
+        return -(-self.num_parameters // BLOCK)
+
+    @property
+    def stride(self) -> int:
+        """Floats from one vector to the next: whole pages."""
+        return -(-self.num_parameters // (_PAGE // 4)) * (_PAGE // 4)
+
+    def range_of(self, rank: int) -> tuple[int, int]:
+        """The parameters [first, last) that a worker reduces and updates: whole blocks."""
+        first, last = (self.num_blocks * r // self.num_workers * BLOCK for r in (rank, rank + 1))
+        return min(first, self.num_parameters), min(last, self.num_parameters)
+
+    @property
+    def control_words(self) -> int:
+        """64-bit words of the control page."""
+        per_worker = LINE + LINE  # arrivals, phase seconds
+        words = _HEADER_WORDS + self.num_workers * per_worker + 2 * self.num_shards + self.num_blocks
+        return words + RING_STEPS * RING_FIELDS
+
+    @property
+    def control_bytes(self) -> int:
+        """Bytes of the control page, whole pages."""
+        return -(-self.control_words * 8 // _PAGE) * _PAGE
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors as long as the parameter vector: two buffers, and the gradient slots."""
+        return 2 * (1 + self.num_states) + self.num_workers * self.slots_per_worker
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole segment."""
+        return self.control_bytes + self.num_vectors * self.stride * 4
+
+
+class SegmentError(Exception):
+    """The node's shared memory cannot hold the job, or the segment is not what it should be."""
+
+
+class Control:
+    """The control page: what the workers of a job and its coordinator tell each other during a step.
+
+    Words are 64 bits, aligned, and each has one writer at a time.
+    """
+
+    def __init__(self, page: memoryview, shape: Shape) -> None:
+        self._words = page.cast("q")
+        offset = _HEADER_WORDS
+        self.arrivals = self._words[offset : offset + shape.num_workers * LINE]
+        offset += shape.num_workers * LINE
+        doubles: Doubles = np.frombuffer(page, np.float64)
+        self.phase_seconds = doubles[offset : offset + shape.num_workers * LINE].reshape(-1, LINE)[:, : len(PHASES)]
+        offset += shape.num_workers * LINE
+        self.shard_losses = doubles[offset : offset + shape.num_shards]
+        offset += shape.num_shards
+        self.shard_counts = doubles[offset : offset + shape.num_shards]
+        offset += shape.num_shards
+        self.block_squares = doubles[offset : offset + shape.num_blocks]
+        offset += shape.num_blocks
+        self.ring = doubles[offset : offset + RING_STEPS * RING_FIELDS].reshape(RING_STEPS, RING_FIELDS)
+
+    @property
+    def committed(self) -> int:
+        """The number of committed steps: the one number that says which weights are the job's."""
+        return self._words[1 * LINE]
+
+    def commit(self, step: int) -> None:
+        """Makes `step` the job's state. Every worker may say so, once all ranges are written."""
+        self._words[1 * LINE] = step
+
+    @property
+    def epoch(self) -> int:
+        """The number of the coordinator's plan; a wait that sees another one gives up."""
+        return self._words[2 * LINE]
+
+    def open_plan(self) -> int:
+        """Starts the next plan and returns its epoch; only while no worker runs a step."""
+        self.abandon_plan()
+        for word in range(0, len(self.arrivals), LINE):
+            self.arrivals[word] = 0
+        return self.epoch
+
+    def abandon_plan(self) -> None:
+        """Makes every worker that waits under the present plan give up."""
+        self._words[2 * LINE] += 1
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the coordinator wants the workers to stop at the next step boundary."""
+        return bool(self._words[3 * LINE])
+
+    @stop_requested.setter
+    def stop_requested(self, wanted: bool) -> None:
+        self._words[3 * LINE] = wanted
+
+    @property
+    def last_step(self) -> int:
+        """The step after which all workers stop; rank 0 writes it before the last barrier of a step."""
+        return self._words[4 * LINE]
+
+    @last_step.setter
+    def last_step(self, step: int) -> None:
+        self._words[4 * LINE] = step
+
+    def close(self) -> None:
+        """Lets go of the memory."""
+        self.arrivals.release()
+        self._words.release()
+        del self.phase_seconds, self.shard_losses, self.shard_counts, self.block_squares, self.ring
+
+
+class Segment:
+    """A mapped segment. `create` and `attach` make one; `unlink` and `close` end it."""
+
+    def __init__(self, path: Path, shape: Shape, memory: mmap.mmap) -> None:
+        self.path, self.shape = path, shape
+        self._memory = memory
+        self.control = Control(memoryview(memory)[: shape.control_bytes], shape)
+        body = np.frombuffer(memory, np.float32, offset=shape.control_bytes).reshape(shape.num_vectors, shape.stride)
+        vectors = body[:, : shape.num_parameters]
+        buffers = 2 * (1 + shape.num_states)
+        self._buffers: list[list[Floats]] = [list(vectors[parity:buffers:2]) for parity in (0, 1)]
+        self.slots = body[buffers:]  # (workers * slots_per_worker, stride)
+
+    def __repr__(self) -> str:
+        return f"Segment({self.path.name}, {self.shape.num_bytes / 2**20:.1f} MiB, step {self.control.committed})"
+
+    @classmethod
+    def create(cls, path: Path, shape: Shape) -> Segment:
+        """A new segment, zeroed and with all its memory reserved. Raises SegmentError where there is no room."""
+        free = shutil.disk_usage(path.parent).free
+        if shape.num_bytes > free:
+            raise SegmentError(
+                f"shared memory: the job needs {shape.num_bytes} bytes in {path.parent} but {free} are free; "
+                "use a smaller model or fewer workers, or give the node more shared memory"
+            )
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, shape.num_bytes)  # reserves now what would be a SIGBUS later
+            memory = _mapped(fd, shape.num_bytes)
+        except OSError as error:
+            path.unlink()
+            raise SegmentError(f"shared memory: cannot reserve {shape.num_bytes} bytes: {error.strerror}") from None
+        finally:
+            os.close(fd)
+        header: Words = np.frombuffer(memory, np.int64, count=LINE)
+        header[:] = _header(shape)
+        return cls(path, shape, memory)
+
+    @classmethod
+    def attach(cls, path: Path, shape: Shape) -> Segment:
+        """A segment that another process created; its memory is touched once, so that no step pays for it."""
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            size = os.fstat(fd).st_size
+            if size != shape.num_bytes:
+                raise SegmentError(f"{path}: got {size} bytes, expected {shape.num_bytes}")
+            memory = _mapped(fd, size)
+        finally:
+            os.close(fd)
+        found = np.frombuffer(memory, np.int64, count=LINE).tolist()
+        if found != _header(shape):
+            raise SegmentError(f"{path}: got the sizes {found[1:]}, expected {_header(shape)[1:]}")
+        return cls(path, shape, memory)
+
+    def weights(self, step: int) -> Floats:
+        """(P,) The weights of a step: the committed one, or the one being written."""
+        return self._buffers[step % 2][0]
+
+    def state(self, step: int) -> list[Floats]:
+        """The optimizer's state vectors, (P,) each, that belong to the weights of a step."""
+        return self._buffers[step % 2][1:]
+
+    def gradient(self, rank: int, slot: int) -> Floats:
+        """(P,) A worker's gradient slot."""
+        vector: Floats = self.slots[rank * self.shape.slots_per_worker + slot, : self.shape.num_parameters]
+        return vector
+
+    def unlink(self) -> None:
+        """Removes the file; processes that have it mapped keep their memory."""
+        self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Lets go of the memory; arrays taken from the segment must not be used any more."""
+        self.control.close()
+        self._buffers.clear()
+        del self.slots
+
+
+def _header(shape: Shape) -> list[int]:
+    sizes = (shape.num_parameters, shape.num_states, shape.num_shards, shape.num_workers, shape.slots_per_worker)
+    return [_MAGIC, *sizes, BLOCK, RING_STEPS]
+
+
+def _mapped(fd: int, size: int) -> mmap.mmap:
+    memory = mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without huge pages for shared memory: only slower
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory

@@ -1,0 +1,134 @@
+"""The canonical order of a sum: one fixed binary tree over shard numbers.
+
+Floating-point addition is not associative, so the order in which shard gradients are added is the job's, never
+the cluster's. The tree over S shards is fixed by S alone: a node [lo, hi) splits behind the largest power of two
+smaller than its size. A worker owns a contiguous run of shards and adds those of its own that the tree joins
+(`Assignment`); what is left, at most 2 log2(S) partial sums a worker, is joined across workers (`cross_joins`).
+Either way the same pairs are added, so any number of workers gives the same bits.
+
+    S = 6        [0,6)              2 workers: 0-2 | 3-5
+                /     \\             worker 0 leaves [0,2) and [2,3)
+           [0,4)       [4,6)        worker 1 leaves [3,4) and [4,6)
+          /     \\      /   \\        across: [2,3)+[3,4), then [0,2)+[2,4), then [0,4)+[4,6)
+      [0,2)   [2,4)   4     5
+      /  \\    /  \\
+     0    1  2    3
+
+Slots: a worker's partial sum number j stands in its gradient slot j; deeper slots are scratch for the right-hand
+sides of joins under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Node:
+    """The sum of the gradients of shards first, ..., last-1."""
+
+    first: int
+    last: int
+
+    def children(self) -> tuple[Node, Node]:
+        """The two nodes whose sum this is; only for nodes of two or more shards."""
+        size = self.last - self.first
+        middle = self.first + (1 << (size - 1).bit_length() - 1)
+        return Node(self.first, middle), Node(middle, self.last)
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether it is a single shard's gradient."""
+        return self.last - self.first == 1
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Compute the gradient of a shard into a slot."""
+
+    shard: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Join:
+    """Add one slot to another: slot `into` becomes slot `into` + slot `other`."""
+
+    into: int
+    other: int
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One worker's part of a step: what it computes and adds, in order, and the partial sums it leaves.
+
+    `partials[j]` stands in slot j at the end; `num_slots` is the number of gradient slots it needs on the way.
+    """
+
+    shards: range
+    actions: tuple[Compute | Join, ...]
+    partials: tuple[Node, ...]
+    num_slots: int
+
+
+def shards_of(rank: int, *, num_workers: int, num_shards: int) -> range:
+    """The contiguous shards of a worker; sizes differ by at most one."""
+    return range(rank * num_shards // num_workers, (rank + 1) * num_shards // num_workers)
+
+
+def assign(rank: int, *, num_workers: int, num_shards: int) -> Assignment:
+    """What the worker of this rank does in a step. Raises ValueError for more workers than shards."""
+    if not 0 < num_workers <= num_shards:
+        raise ValueError(f"assign: got {num_workers} workers for {num_shards} shards, expected 1 to {num_shards}")
+    shards = shards_of(rank, num_workers=num_workers, num_shards=num_shards)
+    partials = tuple(_cover(Node(0, num_shards), shards))
+    actions: list[Compute | Join] = []
+    for slot, node in enumerate(partials):
+        _sum_into(slot, node, actions)
+    num_slots = 1 + max(action.slot for action in actions if isinstance(action, Compute))
+    return Assignment(shards, tuple(actions), partials, num_slots)
+
+
+def cross_joins(assignments: Sequence[Assignment], slots_per_worker: int) -> tuple[Join, ...]:
+    """The joins of the workers' partial sums, in order; worker r's slot j has the number r*slots_per_worker + j.
+
+    The sum over all shards ends in slot 0.
+    """
+    slot_of = {
+        node: rank * slots_per_worker + slot
+        for rank, assignment in enumerate(assignments)
+        for slot, node in enumerate(assignment.partials)
+    }
+    joins: list[Join] = []
+
+    def combine(node: Node) -> int:
+        if node in slot_of:
+            return slot_of[node]
+        left, right = (combine(child) for child in node.children())
+        joins.append(Join(left, right))
+        return left
+
+    root = combine(Node(0, max(assignment.shards.stop for assignment in assignments)))
+    assert root == 0
+    return tuple(joins)
+
+
+def _cover(node: Node, shards: range) -> list[Node]:
+    """The largest nodes of the tree below `node` that lie within `shards`, left to right."""
+    if node.last <= shards.start or shards.stop <= node.first:
+        return []
+    if shards.start <= node.first and node.last <= shards.stop:
+        return [node]
+    left, right = node.children()
+    return _cover(left, shards) + _cover(right, shards)
+
+
+def _sum_into(slot: int, node: Node, actions: list[Compute | Join]) -> None:
+    if node.is_leaf:
+        actions.append(Compute(node.first, slot))
+        return
+    left, right = node.children()
+    _sum_into(slot, left, actions)
+    _sum_into(slot + 1, right, actions)
+    actions.append(Join(slot, slot + 1))

@@ -1,0 +1,193 @@
+"""One worker's part of a job: its copy of the model and the data, its place in the segment. No Ray here.
+
+The life of a replica: `load`, then `create_segment` on one of them and `join` on all, then `run` and `evaluate` as
+the coordinator says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from worker import checkpoint
+from worker.autodiff import Tensor, no_grad
+from worker.data import source
+from worker.data.dataset import Dataset
+from worker.data.sampler import Sampler
+from worker.nn.flat import FlatParameters
+from worker.recipe import recipe_of
+from worker.reduce.barrier import Barrier, PlanChangedError
+from worker.reduce.segment import Segment, Shape
+from worker.reduce.tree import assign, cross_joins
+from worker.spec import JobSpec, Task
+from worker.step import TrainingStep
+from worker.update import NEVER, NonFiniteError, PhaseClock, RangeUpdate
+
+EVALUATION_CHUNK = 256  # held-out samples evaluated at once: the job's, so that the sums have one order
+
+
+class LegEnd(StrEnum):
+    """Why a leg, a run of steps without the coordinator, is over."""
+
+    REACHED = "reached"
+    STOPPED = "stopped"
+    PLAN_CHANGED = "plan_changed"
+    NON_FINITE = "non_finite"
+
+
+@dataclass(frozen=True)
+class Leg:
+    """What `run` comes back with: the steps committed, as this worker knows them."""
+
+    end: LegEnd
+    step: int
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """Sums over one chunk of the held-out samples."""
+
+    chunk: int
+    loss_sum: float
+    num_losses: int
+    num_correct: int
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the coordinator must know of a loaded job."""
+
+    shape: Shape
+    tensors: checkpoint.Tensors
+    state_names: tuple[str, ...]
+    task: Task
+
+
+def identity_of(spec: JobSpec) -> Mapping[str, str]:
+    """What a checkpoint must agree on to be this job's: all of the spec that decides the weights."""
+    deciding = spec.model_dump_json(exclude={"name", "workers", "evaluation", "checkpoint"})
+    return {"spec_sha256": hashlib.sha256(deciding.encode()).hexdigest()}
+
+
+class Replica:
+    """One worker's part of a job."""
+
+    def __init__(self, spec: JobSpec, dataset: Dataset, *, num_workers: int) -> None:
+        self._spec, self._dataset = spec, dataset
+        self._recipe = recipe_of(spec, dataset)
+        self._flat = FlatParameters(self._recipe.model.parameters())
+        self._first_weights = self._flat.weights
+        self._num_workers = num_workers
+        training = spec.training
+        self._sampler = Sampler(len(dataset.training), training.global_batch_size, seed=training.seed)
+        num_shards = training.shards
+        self._assignments = [assign(r, num_workers=num_workers, num_shards=num_shards) for r in range(num_workers)]
+        named = dict(self._recipe.model.named_parameters())
+        self.facts = Facts(
+            Shape(
+                num_parameters=self._flat.size,
+                num_states=len(self._recipe.rule.state_names),
+                num_shards=num_shards,
+                num_workers=num_workers,
+                slots_per_worker=max(assignment.num_slots for assignment in self._assignments),
+            ),
+            checkpoint.Tensors(tuple(named), tuple(parameter.shape for parameter in named.values())),
+            self._recipe.rule.state_names,
+            dataset.task,
+        )
+        self._segment: Segment | None = None
+        self._rank = -1
+
+    @classmethod
+    def load(cls, spec: JobSpec, *, num_workers: int) -> Replica:
+        """A replica with its data read and its model built. Raises SpecError where the data does not work."""
+        return cls(spec, source.load(spec.data), num_workers=num_workers)
+
+    def create_segment(self, path: Path, checkpoints: Path) -> int:
+        """Creates the job's segment with the newest good checkpoint in it, or the first weights; returns the step."""
+        shape, names = self.facts.shape, self.facts.state_names
+        saved = checkpoint.newest(checkpoints, self.facts.tensors, job=identity_of(self._spec))
+        segment = Segment.create(path, shape)
+        step = 0 if saved is None else saved.step
+        segment.weights(step)[:] = self._first_weights if saved is None else saved.weights
+        for name, vector in zip(names, segment.state(step), strict=True):
+            vector[:] = 0 if saved is None else saved.optimizer[name]
+        segment.control.commit(step)
+        segment.control.last_step = NEVER
+        segment.close()
+        return step
+
+    def join(self, path: Path, rank: int) -> None:
+        """Takes the place of worker `rank` in the segment."""
+        self._segment, self._rank = Segment.attach(path, self.facts.shape), rank
+
+    def run(self, until_step: int, *, epoch: int) -> Leg:
+        """Trains, with all other workers of the plan, until so many steps are committed or something ends the leg."""
+        segment = self._joined
+        step = self._training_step(epoch)
+        committed = segment.control.committed
+        try:
+            with np.errstate(all="ignore"):  # infinities and NaN show in the gradient's norm
+                while committed < until_step:
+                    goes_on = step(committed)
+                    committed += 1
+                    if not goes_on:
+                        return Leg(LegEnd.STOPPED, committed)
+        except PlanChangedError:
+            return Leg(LegEnd.PLAN_CHANGED, segment.control.committed)
+        except NonFiniteError as error:
+            return Leg(LegEnd.NON_FINITE, committed, str(error))
+        return Leg(LegEnd.REACHED, committed)
+
+    def evaluate(self) -> list[ChunkResult]:
+        """This worker's chunks of the held-out samples, under the committed weights."""
+        segment, held_out = self._joined, self._dataset.validation
+        self._flat.bind_weights(segment.weights(segment.control.committed))
+        results = []
+        for chunk in range(self._rank, -(-len(held_out) // EVALUATION_CHUNK), self._num_workers):
+            positions = np.arange(chunk * EVALUATION_CHUNK, min((chunk + 1) * EVALUATION_CHUNK, len(held_out)))
+            samples = held_out.take(positions)
+            with no_grad(), np.errstate(all="ignore"):
+                predictions = self._recipe.model(Tensor(samples.inputs))
+                loss_sum = self._recipe.loss(predictions, Tensor(samples.targets)).item()
+            num_correct = 0
+            if self._dataset.task is Task.CLASSIFICATION:
+                num_correct = int((predictions.data.argmax(axis=1) == samples.targets).sum())
+            num_losses = len(samples) * self._recipe.losses_per_sample
+            results.append(ChunkResult(chunk, loss_sum, num_losses, num_correct, len(samples)))
+        return results
+
+    @property
+    def _joined(self) -> Segment:
+        assert self._segment is not None, "join comes first"
+        return self._segment
+
+    def _training_step(self, epoch: int) -> TrainingStep:
+        segment, rank = self._joined, self._rank
+        clock = PhaseClock(segment.control.phase_seconds[rank])
+        update = RangeUpdate(
+            self._recipe,
+            segment,
+            rank=rank,
+            joins=cross_joins(self._assignments, segment.shape.slots_per_worker),
+            barrier=Barrier(segment.control, rank, num_workers=self._num_workers, epoch=epoch),
+            clock=clock,
+        )
+        return TrainingStep(
+            self._recipe,
+            self._flat,
+            segment=segment,
+            rank=rank,
+            assignment=self._assignments[rank],
+            update=update,
+            clock=clock,
+            samples=self._dataset.training,
+            sampler=self._sampler,
+        )

@@ -1,0 +1,74 @@
+"""One training step on one worker, readable from top to bottom.
+
+A batch flows forward, its gradient flows back and is added up in the canonical order; then the update takes the
+weights from step t to step t+1. No Ray call, no allocation of vectors, and nothing whose order or shape depends on
+the number of workers: a shard is computed in the same way wherever it runs.
+"""
+
+from __future__ import annotations
+
+from worker.autodiff import Tensor
+from worker.data.dataset import Samples
+from worker.data.sampler import Sampler
+from worker.nn.flat import FlatParameters
+from worker.recipe import Recipe
+from worker.reduce.kernels import add_into
+from worker.reduce.segment import Segment
+from worker.reduce.tree import Assignment, Compute, Join
+from worker.update import PhaseClock, RangeUpdate
+
+
+class TrainingStep:
+    """Advances a job by one step, as the worker of one rank. Every worker must call it with the same step."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        flat: FlatParameters,
+        *,
+        segment: Segment,
+        rank: int,
+        assignment: Assignment,
+        update: RangeUpdate,
+        clock: PhaseClock,
+        samples: Samples,
+        sampler: Sampler,
+    ) -> None:
+        self._recipe, self._flat, self._control = recipe, flat, segment.control
+        self._assignment, self._update, self._clock = assignment, update, clock
+        self._samples, self._sampler = samples, sampler
+        self._num_shards = segment.shape.num_shards
+        self._weights = [flat.views_of(segment.weights(parity)) for parity in (0, 1)]
+        self._slots = [flat.views_of(segment.gradient(rank, slot)) for slot in range(assignment.num_slots)]
+
+    def __call__(self, step: int) -> bool:
+        """Takes the job from `step` to `step` + 1 committed steps; returns whether all workers go on.
+
+        Raises PlanChangedError when another worker was lost, NonFiniteError; nothing is committed then.
+        """
+        self._clock.restart()
+        self._flat.bind_weights(self._weights[step % 2])
+        batch = self._sampler.batch(step)
+        shard_size = len(batch) // self._num_shards
+        for action in self._assignment.actions:
+            match action:
+                case Compute(shard, slot):
+                    samples = self._samples.take(batch[shard * shard_size : (shard + 1) * shard_size])
+                    self._clock.lap("data")
+                    self._compute(samples, shard=shard, slot=slot)
+                case Join(into, other):
+                    add_into(self._slots[into].vector, self._slots[other].vector)
+                    self._clock.lap("reduce")
+        return self._update(step)
+
+    def _compute(self, samples: Samples, *, shard: int, slot: int) -> None:
+        """Forward and backward over one shard; the gradient of its loss sum goes into a gradient slot."""
+        self._flat.bind_gradient(self._slots[slot])
+        predictions = self._recipe.model(Tensor(samples.inputs))
+        loss = self._recipe.loss(predictions, Tensor(samples.targets))
+        self._clock.lap("forward")
+        loss.backward()
+        self._flat.fill_unused()
+        self._control.shard_losses[shard] = loss.item()
+        self._control.shard_counts[shard] = len(samples) * self._recipe.losses_per_sample
+        self._clock.lap("backward")
