@@ -120,9 +120,7 @@ def main() -> None:
             f"backpropd, {workers} workers, {workers} shards": Team(ours, workers, few, workers),
             f"backpropd, {workers} workers, 8 shards": Team(ours, workers, many, 8),
         }
-        print(
-            f"MLP {FEATURES}-{'-'.join(map(str, HIDDEN))}-{CLASSES}, batch {BATCH_A_WORKER} a worker: one optimizer step"
-        )
+        print(f"MLP {FEATURES}-{'-'.join(map(str, HIDDEN))}-{CLASSES}, batch {BATCH_A_WORKER} a worker")
         print(table(interleave(teams, rounds=options.rounds, steps=options.steps), reference=reference))
 
 

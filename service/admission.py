@@ -1,0 +1,80 @@
+"""How a spec becomes a job: what must hold before the service takes it on."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+
+from service import limits
+from service.dispatcher import Dispatcher
+from service.errors import FailedPrecondition, InvalidJob, InvalidRequest
+from service.jobs import Job
+from service.ledger import Ledger
+from service.records import spec_digest
+from service.runs import Cluster
+from service.store import Request
+from worker.spec import DataSpec, JobSpec
+from worker.violations import SpecError, Violation
+
+BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+
+
+def new_job_id(name: str) -> str:
+    """An id for a job of this name; it also names its directory."""
+    suffix = "".join(secrets.choice(BASE32) for _ in range(limits.JOB_ID_SUFFIX_LENGTH))
+    return f"{name[: limits.MAX_NAME_IN_JOB_ID]}-{suffix}"
+
+
+class Admission:
+    """Takes jobs on. `check_data` raises SpecError for data that does not work; it may block, and runs in a thread."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        *,
+        ledger: Ledger,
+        cluster: Cluster,
+        check_data: Callable[[DataSpec], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._dispatcher, self._ledger, self._cluster = dispatcher, ledger, cluster
+        self._check_data, self._clock = check_data, clock
+        self._data_checks = asyncio.Semaphore(limits.MAX_DATA_CHECKS)
+
+    async def validate(self, spec: JobSpec) -> Job:
+        """The job that `spec` would become here, without an id; raises what `admit` would raise."""
+        await self._check(spec)
+        return Job("", spec, create_time=self._clock())
+
+    async def admit(self, spec: JobSpec, *, request_id: str = "") -> Job:
+        """A new job, on disk; or the one that this request_id made before."""
+        request = self._request(spec, request_id)
+        if request is not None and (earlier := await self._ledger.find(request)) is not None:
+            return earlier
+        await self._check(spec)
+        job = Job(new_job_id(spec.name), spec, create_time=self._clock())
+        return await self._dispatcher.submit(job, request=request)
+
+    def _request(self, spec: JobSpec, request_id: str) -> Request | None:
+        if len(request_id) > limits.MAX_REQUEST_ID_LENGTH:
+            text = f"got {len(request_id)} characters, expected at most {limits.MAX_REQUEST_ID_LENGTH}"
+            raise InvalidRequest([Violation("request_id", text)])
+        return Request(request_id, spec_digest(spec)) if request_id else None
+
+    async def _check(self, spec: JobSpec) -> None:
+        most = self._cluster.largest_node_slots
+        if spec.workers.min > most:
+            violation = Violation(
+                "workers.min",
+                f"got {spec.workers.min}, expected at most {most}: this cluster cannot run more workers for one job",
+            )
+            raise FailedPrecondition(str(violation), reason="TOO_FEW_WORKER_SLOTS", violations=[violation])
+        try:
+            async with self._data_checks, asyncio.timeout(limits.DATA_CHECK_SECONDS):
+                await asyncio.to_thread(self._check_data, spec.data)
+        except SpecError as error:
+            raise InvalidJob(error.violations) from None
+        except TimeoutError:
+            text = f"could not be read within {limits.DATA_CHECK_SECONDS:g} s"
+            raise InvalidJob([Violation(f"data.{spec.data.kind}", text)]) from None

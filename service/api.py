@@ -1,0 +1,155 @@
+"""The gRPC servicer: decode, call, encode; nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import aclosing
+from pathlib import Path
+from typing import BinaryIO
+
+from google.protobuf.empty_pb2 import Empty
+
+from service import __version__, limits
+from service.admission import Admission
+from service.convert import event_to_proto, job_to_proto, progress_to_proto, spec_from_proto, state_from_proto
+from service.dispatcher import Dispatcher
+from service.errors import DataLoss, FailedPrecondition, InvalidRequest
+from service.interceptors import Context
+from service.jobs import Job, JobEvent, JobState
+from service.ledger import Ledger
+from service.pb.backprop.v1 import job_pb2, training_service_pb2_grpc
+from service.pb.backprop.v1 import training_service_pb2 as pb
+from service.runs import Cluster
+from worker.spec import DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
+from worker.violations import Violation
+
+
+class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
+    """backprop.v1.TrainingService. Raises ServiceErrors; `interceptors` makes statuses of them."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        *,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        cluster: Cluster,
+        clock: Callable[[], float],
+        http_address: str,
+    ) -> None:
+        self._admission, self._dispatcher, self._ledger = admission, dispatcher, ledger
+        self._cluster, self._clock, self._http_address = cluster, clock, http_address
+
+    async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> job_pb2.Job:
+        """Submits a job, or only checks it."""
+        spec = spec_from_proto(request.spec)
+        if request.validate_only:
+            return job_to_proto(await self._admission.validate(spec))
+        return job_to_proto(await self._admission.admit(spec, request_id=request.request_id))
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:
+        """One job as it stands now."""
+        return job_to_proto(await self._ledger.get(request.job_id))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Context) -> pb.ListJobsResponse:
+        """A page of jobs, newest first."""
+        states = states_of(request)
+        before = position_of(request.page_token, states)
+        page = await self._ledger.page(states=states, before=before, size=page_size_of(request))
+        token = "" if page.next_position is None else page_token(page.next_position, states)
+        return pb.ListJobsResponse(jobs=map(job_to_proto, page.jobs), next_page_token=token)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> job_pb2.Job:
+        """Stops a job."""
+        return job_to_proto(await self._dispatcher.cancel(request.job_id))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Context) -> Empty:
+        """Removes a finished job."""
+        await self._dispatcher.delete(request.job_id)
+        return Empty()
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Context) -> AsyncIterator[job_pb2.JobEvent]:
+        """The job's events and progress until it ends."""
+        async with aclosing(self._ledger.watch(request.job_id, request.after_event_id)) as seen:
+            async for news in seen:
+                yield event_to_proto(news) if isinstance(news, JobEvent) else progress_to_proto(news, now=self._clock())
+
+    async def ExportModel(
+        self, request: pb.ExportModelRequest, context: Context
+    ) -> AsyncIterator[pb.ExportModelResponse]:
+        """The trained model, in chunks."""
+        model = await asyncio.to_thread(open_model, await self._ledger.get(request.job_id))
+        try:
+            size = await asyncio.to_thread(model.seek, 0, 2)
+            await asyncio.to_thread(model.seek, 0)
+            while chunk := await asyncio.to_thread(model.read, limits.EXPORT_CHUNK_BYTES):
+                yield pb.ExportModelResponse(chunk=chunk, size_bytes=size)
+        finally:
+            model.close()
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.ServerInfo:
+        """What this service is and what it can run."""
+        return pb.ServerInfo(
+            version=__version__,
+            worker_slots=self._cluster.num_slots,
+            free_worker_slots=self._dispatcher.free_slots,
+            model_kinds=ModelSpec.kinds(),
+            data_sources=DataSpec.kinds(),
+            optimizers=OptimizerSpec.kinds(),
+            schedules=ScheduleSpec.kinds(),
+            http_address=self._http_address,
+        )
+
+
+def open_model(job: Job) -> BinaryIO:
+    """The file with the job's trained model; raises FailedPrecondition while there is none, DataLoss if it is gone."""
+    if job.state is not JobState.SUCCEEDED:
+        raise FailedPrecondition(
+            f"cannot export job {job.job_id}: got state {job.state.upper()}, expected SUCCEEDED",
+            reason="JOB_NOT_SUCCEEDED",
+        )
+    try:
+        return Path(job.model_path).open("rb")
+    except OSError as error:
+        raise DataLoss(
+            f"the model of job {job.job_id} is gone from {job.model_path}: {error.strerror}", reason="MODEL_GONE"
+        ) from None
+
+
+def states_of(request: pb.ListJobsRequest) -> tuple[JobState, ...]:
+    """The states that a list is limited to; none is all."""
+    states = [state_from_proto(number) for number in request.states]
+    if None in states:
+        wrong = request.states[states.index(None)]
+        raise InvalidRequest([Violation("states", f"got {wrong}, expected one of the values of JobState")])
+    return tuple(sorted({state for state in states if state is not None}))
+
+
+def page_size_of(request: pb.ListJobsRequest) -> int:
+    """The number of jobs on a page."""
+    if request.page_size < 0:
+        violation = f"got {request.page_size}, expected 0 to {limits.MAX_PAGE_SIZE}"
+        raise InvalidRequest([Violation("page_size", violation)])
+    return min(request.page_size or limits.DEFAULT_PAGE_SIZE, limits.MAX_PAGE_SIZE)
+
+
+def page_token(position: int, states: Collection[JobState]) -> str:
+    """Where the next page begins, for the same states; opaque to clients."""
+    return base64.urlsafe_b64encode(json.dumps([position, *states]).encode()).decode()
+
+
+def position_of(token: str, states: Collection[JobState]) -> int | None:
+    """What `page_token` was made of; raises InvalidRequest for any other token."""
+    if not token:
+        return None
+    try:
+        position, *token_states = json.loads(base64.urlsafe_b64decode(token.encode()))
+    except ValueError:
+        position, token_states = None, []
+    if not isinstance(position, int) or token_states != list(states):
+        text = "expected next_page_token of an earlier answer to the same request"
+        raise InvalidRequest([Violation("page_token", f"got {token[:40]!r}, {text}")])
+    return position

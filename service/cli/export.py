@@ -1,0 +1,41 @@
+"""Writing a model file: complete or not there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.cli.failure import CommandError, ExitCode
+from service.pb.backprop.v1 import training_service_pb2 as pb
+
+
+def write_model(parts: Iterable[pb.ExportModelResponse], path: Path) -> int:
+    """Writes a model's parts to a file, or to standard output for "-"; its size in bytes."""
+    if str(path) == "-":
+        return _write_all(parts, sys.stdout.fileno())
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("xb") as file:
+            size = _write_all(parts, file.fileno())
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise CommandError(f"backprop: cannot write {path}: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
+
+
+def _write_all(parts: Iterable[pb.ExportModelResponse], file: int) -> int:
+    size, expected = 0, 0
+    for part in parts:
+        view = memoryview(part.chunk)
+        while view:
+            view = view[os.write(file, view) :]
+        size, expected = size + len(part.chunk), part.size_bytes
+    if size != expected:
+        message = f"backprop: the model has {expected:,} bytes, but {size:,} came; try again"
+        raise CommandError(message, code=ExitCode.JOB_FAILED)
+    return size

@@ -1,0 +1,156 @@
+"""The Ray cluster: the only place in the service that starts Ray's actors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray._private.state import available_resources_per_node  # has no public name
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from service.coordinator import CoordinatorActor
+from service.jobs import Job
+from service.runs import News, Run, RunLostError
+from service.worker_group import Order
+from worker.process import ENVIRONMENT
+from worker.reduce.segment import DIRECTORY as SHARED_MEMORY
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 15.0  # a coordinator that does not end its run in this time is killed with it
+
+
+class ClusterError(Exception):
+    """The cluster cannot be started or reached."""
+
+
+class RayRun:
+    """A run on the Ray cluster: its coordinator actor, which owns the workers."""
+
+    def __init__(self, coordinator: ActorHandle[Any], segment: Path) -> None:
+        self._coordinator, self._segment = coordinator, segment
+
+    async def news(self) -> News:
+        """What happened since the last call. Raises RunLostError when the coordinator is dead."""
+        try:
+            news: News = await self._coordinator.news.remote()
+        except RayError as error:
+            raise RunLostError(" ".join(str(error).split())[:200]) from error
+        return news
+
+    async def cancel(self) -> None:
+        """Asks the run to stop; a RunStopped report follows."""
+        try:
+            await self._coordinator.cancel.remote()
+        except RayError as error:
+            raise RunLostError("the coordinator died") from error
+
+    async def close(self) -> None:
+        """Ends the workers, the coordinator and the segment."""
+        try:
+            await asyncio.wait_for(_answer(self._coordinator.close.remote()), CLOSE_SECONDS)
+        except (RayError, TimeoutError):
+            logger.warning("the coordinator did not end its run; it is killed, and its workers with it")
+        ray.kill(self._coordinator)
+        self._segment.unlink(missing_ok=True)
+
+
+class RayCluster:
+    """A Ray cluster that this process is connected to. Only one at a time."""
+
+    def __init__(self, *, num_slots: int, largest_node_slots: int, token: str, directory: Path | None) -> None:
+        self._num_slots, self._largest_node_slots, self._token = num_slots, largest_node_slots, token
+        self._directory = directory
+        self._janitor: subprocess.Popen[bytes] | None = None
+
+    @property
+    def num_slots(self) -> int:
+        """Worker processes that can run at once, over all jobs."""
+        return self._num_slots
+
+    @property
+    def largest_node_slots(self) -> int:
+        """Worker processes that the largest node can run."""
+        return self._largest_node_slots
+
+    @property
+    def segment_pattern(self) -> str:
+        """The paths of the segments that runs of this cluster make, as a pattern."""
+        return f"{SHARED_MEMORY}/backprop-*-{self._token}"
+
+    async def launch(self, job: Job, workers: int, directory: Path) -> Run:
+        """Starts a coordinator on a node that has room for the workers; it brings up the rest by itself."""
+        segment = SHARED_MEMORY / f"backprop-{job.job_id}-{self._token}"
+        segment.unlink(missing_ok=True)  # of an attempt whose coordinator died
+        node = await asyncio.to_thread(_roomiest_node)
+        placement = NodeAffinitySchedulingStrategy(node, soft=False)
+        order = Order(
+            job_id=job.job_id,
+            spec_json=job.spec.model_dump_json(),
+            num_workers=workers,
+            segment=segment,
+            checkpoints=directory / "checkpoints",
+            worker_options={"num_cpus": 1, "scheduling_strategy": placement},
+        )
+        actor = CoordinatorActor.options(scheduling_strategy=placement).remote(order)
+        coordinator = cast("ActorHandle[Any]", actor)
+        try:
+            await coordinator.start.remote()
+        except RayError as error:
+            raise RunLostError(f"the coordinator could not be started: {error}") from error
+        return RayRun(coordinator, segment)
+
+    async def close(self) -> None:
+        """Disconnects; a local cluster is ended, and its files and shared memory are removed."""
+        await asyncio.to_thread(ray.shutdown)
+        if self._janitor is not None and self._janitor.stdin is not None:
+            self._janitor.stdin.close()
+            await asyncio.to_thread(self._janitor.wait)
+
+    def start_janitor(self) -> None:
+        """Sees to it that nothing stays behind even if this process is killed."""
+        assert self._directory is not None
+        self._janitor = subprocess.Popen(
+            [sys.executable, "-m", "service.janitor", str(self._directory), self.segment_pattern],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the service
+        )
+
+
+async def open_remote_cluster(address: str) -> RayCluster:
+    """Connects to a running Ray cluster, such as "192.0.2.1:6379" or "auto"."""
+    try:
+        await asyncio.to_thread(
+            ray.init,
+            address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": dict(ENVIRONMENT)},
+        )
+    except Exception as error:
+        raise ClusterError(f"cannot reach Ray at {address}: {' '.join(str(error).split())[:300]}") from error
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
+    slots = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return RayCluster(
+        num_slots=sum(slots), largest_node_slots=max(slots, default=0), token=secrets.token_hex(4), directory=None
+    )
+
+
+async def _answer(call: Any) -> Any:
+    return await call
+
+
+def _roomiest_node() -> str:
+    """The node with the most free processors: a job's workers share its memory and must be on one node."""
+    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]  # as above
+    return max(free, key=lambda node: free[node].get("CPU", 0.0))

@@ -1,0 +1,337 @@
+"""Brings jobs and cluster together: launches what the scheduler says, follows each run, recovers what was lost.
+
+One task plans, one task follows each run; both change jobs through the ledger alone. Knows neither Ray nor gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
+
+from service import limits
+from service.directories import JobDirectories
+from service.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from service.jobs import Happening, Job, JobState, StateReason, Trigger
+from service.ledger import Ledger, LiveJob
+from service.metrics import Metrics
+from service.reports import BY_THE_USER, absorb, absorb_progress, move
+from service.runs import Cluster, News, Run, RunLostError, RunStopped
+from service.scheduler import ClusterView, Launch, Wait, Waiting, plan
+from service.store import Request
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+STARTABLE = (JobState.QUEUED, JobState.RECOVERING)
+
+
+@dataclass(eq=False)
+class Attempt:
+    """A launched job's task, and the worker slots it holds until everything of it has ended."""
+
+    workers: int
+    task: asyncio.Task[None]
+
+
+@dataclass
+class Failures:
+    """A job's losses in a row: `count` of them since it last got beyond `furthest` committed steps."""
+
+    furthest: int = 0
+    count: int = 0
+    not_before: float = 0.0
+
+
+class Dispatcher:
+    """Owns every run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        cluster: Cluster,
+        *,
+        directories: JobDirectories,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        patience: limits.Patience = limits.PATIENCE,
+        max_waiting_jobs: int = limits.MAX_WAITING_JOBS,
+    ) -> None:
+        self._ledger, self._cluster, self._directories = ledger, cluster, directories
+        self._metrics, self._clock = metrics, clock
+        self._patience, self._max_waiting_jobs = patience, max_waiting_jobs
+        self._attempts: dict[str, Attempt] = {}
+        self._failures: dict[str, Failures] = {}
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._replan = asyncio.Event()
+        self._planner: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher {len(self._ledger.live)} unfinished jobs, {len(self._attempts)} launched>"
+
+    # --- Life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Takes up the jobs of the service's last life, and starts to plan."""
+        await self._directories.sweep()
+        for job_id, live in list(self._ledger.live.items()):
+            if live.job.state is not JobState.QUEUED:
+                message = "the service was restarted; the job goes on from its newest checkpoint"
+                await self._move(live, Trigger.LOSE, reason=StateReason.SERVICE_RESTARTED, message=message)
+            if live.job.state.is_terminal:
+                self._ledger.retire(job_id)
+        self._planner = asyncio.create_task(self._plan_forever(), name="planner")
+
+    async def close(self) -> None:
+        """Ends every run and leaves the jobs' states as they are: the next start takes them up."""
+        tasks = [attempt.task for attempt in self._attempts.values()]
+        if self._planner is not None:
+            tasks.append(self._planner)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
+
+    @property
+    def free_slots(self) -> int:
+        """Worker slots that no job has."""
+        return max(self._cluster.num_slots - sum(attempt.workers for attempt in self._attempts.values()), 0)
+
+    # --- What users ask for: a call that has begun is carried out, even when its client goes away ------------------
+
+    async def submit(self, job: Job, *, request: Request | None) -> Job:
+        """Takes a new job; when this returns, it is on disk."""
+        return await self._carry_out(self._submit(job, request))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Stops a job; returns as soon as the cancellation will not be forgotten."""
+        return await self._carry_out(self._cancel(job_id))
+
+    async def delete(self, job_id: str) -> None:
+        """Removes a finished job and its files."""
+        await self._carry_out(self._delete(job_id))
+
+    async def _carry_out(self, work: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.create_task(work)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return await asyncio.shield(task)
+
+    async def _submit(self, job: Job, request: Request | None) -> Job:
+        waiting = sum(live.job.state is JobState.QUEUED for live in self._ledger.live.values())
+        if waiting >= self._max_waiting_jobs:
+            raise ResourceExhausted(
+                f"{waiting} jobs are waiting already, expected less than {self._max_waiting_jobs}; try again later",
+                reason="QUEUE_FULL",
+            )
+        stored = await self._ledger.create(job, request=request)
+        self._replan.set()
+        return stored
+
+    async def _cancel(self, job_id: str) -> Job:
+        live = self._ledger.live.get(job_id)
+        if live is None:
+            return self._refuse_unless(await self._ledger.get(job_id), JobState.CANCELLED, "cancel")
+        async with live.lock:
+            if live.job.state.is_terminal:
+                return self._refuse_unless(live.job, JobState.CANCELLED, "cancel")
+            by_user = partial(move, now=self._clock(), reason=StateReason.USER_REQUEST, message=BY_THE_USER)
+            job, happenings = by_user(live.job, Trigger.CANCEL)
+            if job.state is JobState.CANCELLING and job_id not in self._attempts:
+                job, more = by_user(job, Trigger.STOP)
+                happenings += more
+            if happenings:
+                await self._ledger.record(live, job, happenings)
+        if job.state.is_terminal:
+            self._retire(job_id)
+        self._replan.set()
+        return job
+
+    def _refuse_unless(self, job: Job, wanted: JobState, verb: str) -> Job:
+        if job.state is wanted:
+            return job
+        if not job.state.is_terminal:  # created a moment ago, by a call that is not through yet
+            raise Unavailable(f"job {job.job_id} is not ready to be changed; try again", reason="TRY_AGAIN")
+        raise FailedPrecondition(
+            f"cannot {verb} job {job.job_id}: got state {job.state.upper()}, expected a job that is not finished",
+            reason="JOB_FINISHED",
+        )
+
+    async def _delete(self, job_id: str) -> None:
+        job = await self._ledger.get(job_id)
+        if not job.state.is_terminal or job_id in self._attempts:
+            raise FailedPrecondition(
+                f"cannot delete job {job_id}: got state {job.state.upper()}, expected a finished job; cancel it first",
+                reason="JOB_NOT_FINISHED",
+            )
+        hidden = await self._directories.hide(job_id)
+        await self._ledger.delete(job)
+        await self._directories.remove(hidden)
+
+    # --- Planning -------------------------------------------------------------------------------------------------
+
+    async def _plan_forever(self) -> None:
+        while True:
+            self._replan.clear()
+            pause = self._patience.replan_seconds
+            try:
+                next_time = await self._plan_once()
+                if next_time is not None:
+                    pause = min(pause, max(next_time - self._clock(), 0.01))
+            except Exception:
+                log.exception("planning failed; trying again in %g s", pause)
+            with suppress(TimeoutError):  # asyncio.wait_for may swallow a cancellation before Python 3.12
+                async with asyncio.timeout(pause):
+                    await self._replan.wait()
+
+    async def _plan_once(self) -> float | None:
+        """Starts what can start; the time to plan again although nothing has changed."""
+        waiting = [
+            Waiting(live.job, not_before=self._failures.get(job_id, Failures()).not_before)
+            for job_id, live in self._ledger.live.items()
+            if live.job.state in STARTABLE and job_id not in self._attempts
+        ]
+        view = ClusterView(self._cluster.num_slots, self.free_slots, self._cluster.largest_node_slots)
+        decided = plan(self._clock(), waiting, view)
+        for job_id, wait in decided.waits.items():
+            await self._tell(self._ledger.live[job_id], wait)
+        for launch in decided.launches:
+            await self._begin(self._ledger.live[launch.job_id], launch)
+        return decided.next_time
+
+    async def _tell(self, live: LiveJob, wait: Wait) -> None:
+        """Shows why a queued job waits; no event, for it may change with every other job."""
+        async with live.lock:
+            job = live.job
+            if job.state is JobState.QUEUED and (job.state_reason, job.state_message) != (wait.reason, wait.message):
+                await self._ledger.record(live, replace(job, state_reason=wait.reason, state_message=wait.message))
+
+    async def _begin(self, live: LiveJob, launch: Launch) -> None:
+        job_id = launch.job_id
+        async with live.lock:
+            if live.job.state not in STARTABLE or job_id in self._attempts:  # cancelled in the meantime
+                return
+            workers = f"{launch.workers} worker{'s' * (launch.workers > 1)}"
+            job, happenings = move(live.job, Trigger.LAUNCH, now=self._clock(), message=f"starting {workers}")
+            await self._ledger.record(live, job, happenings)
+            task = asyncio.create_task(self._attempt(live, launch.workers), name=f"attempt {job_id}")
+            self._attempts[job_id] = Attempt(launch.workers, task)
+        log.info("job %s: attempt %d with %s", job_id, job.attempt, workers)
+
+    # --- One attempt ------------------------------------------------------------------------------------------------
+
+    async def _attempt(self, live: LiveJob, workers: int) -> None:
+        """From launch to end of one run. Whatever goes wrong in here is this job's affair alone."""
+        job_id = live.job.job_id
+        try:
+            try:
+                await self._run(live, workers)
+            except RunLostError as error:
+                await self._lose(live, str(error))
+            except Exception as error:
+                log.exception("job %s: an error inside the service", job_id)
+                message = f"an error inside the service: {type(error).__name__}: {error}"
+                await self._move(live, Trigger.FAIL, reason=StateReason.INTERNAL, message=message)
+            if live.job.state is JobState.CANCELLING:
+                await self._move(live, Trigger.STOP)
+        finally:
+            self._attempts.pop(job_id, None)
+            if live.job.state.is_terminal:
+                self._retire(job_id)
+            self._replan.set()
+        log.info("job %s: %s %s", job_id, live.job.state, live.job.state_message)
+
+    async def _run(self, live: LiveJob, workers: int) -> None:
+        directory = await self._directories.make(live.job.job_id)
+        try:
+            async with asyncio.timeout(self._patience.launch_seconds):
+                run = await self._cluster.launch(live.job, workers, directory)
+        except TimeoutError:
+            raise RunLostError(f"the workers were not there after {self._patience.launch_seconds:g} s") from None
+        try:
+            await self._follow(live, run)
+        finally:
+            await self._close_run(live, run)
+
+    async def _follow(self, live: LiveJob, run: Run) -> None:
+        """Takes in a run's news until it has ended, or has had its time to end after a cancellation."""
+        deadline: float | None = None
+        loop = asyncio.get_running_loop()
+        while not live.job.state.is_terminal:
+            if live.job.state is JobState.CANCELLING and deadline is None:
+                await run.cancel()
+                deadline = loop.time() + self._patience.cancel_seconds
+            if deadline is not None and loop.time() > deadline:
+                log.warning(
+                    "job %s did not stop within %g s: ended by force", live.job.job_id, self._patience.cancel_seconds
+                )
+                return
+            try:
+                async with asyncio.timeout(self._patience.news_seconds):
+                    news = await run.news()
+            except TimeoutError:
+                raise RunLostError(f"the coordinator did not answer for {self._patience.news_seconds:g} s") from None
+            if await self._take_in(live, news):
+                return
+            await asyncio.sleep(self._patience.poll_seconds)
+
+    async def _take_in(self, live: LiveJob, news: News) -> bool:
+        """Records a run's news; whether the run has stopped."""
+        has_stopped = any(isinstance(report, RunStopped) for report in news.reports)
+        async with live.lock:
+            job = absorb_progress(live.job, news.progress)
+            happenings: list[Happening] = []
+            for report in news.reports:
+                if not isinstance(
+                    report, RunStopped
+                ):  # the job moves when the run is closed, and nothing is left of it
+                    job, more = absorb(job, report, now=self._clock())
+                    happenings.extend(more)
+            if job != live.job or happenings:
+                await self._ledger.record_surely(live, job, happenings)
+        self._metrics.observe_news(live.job, news)
+        if has_stopped and live.job.state is not JobState.CANCELLING and not live.job.state.is_terminal:
+            raise RunLostError("the run stopped although nobody asked it to")
+        return has_stopped
+
+    async def _close_run(self, live: LiveJob, run: Run) -> None:
+        """Ends what is left of a run; an error in that must not hide what became of the job."""
+        try:
+            async with asyncio.timeout(self._patience.close_seconds):
+                await run.close()
+        except Exception:
+            log.exception("job %s: its run could not be closed", live.job.job_id)
+
+    async def _lose(self, live: LiveJob, message: str) -> None:
+        """The run died: the job is started again, unless it keeps dying without getting any further."""
+        failures = self._failures.setdefault(live.job.job_id, Failures())
+        steps = live.job.progress.steps_completed
+        failures.count = 1 if steps > failures.furthest else failures.count + 1
+        failures.furthest = max(failures.furthest, steps)
+        if failures.count >= self._patience.max_failed_attempts:
+            why = f"lost {failures.count} times in a row without getting beyond step {failures.furthest}: {message}"
+            await self._move(live, Trigger.FAIL, reason=StateReason.TOO_MANY_FAILURES, message=why)
+            return
+        if failures.count > 1:
+            pause = min(
+                self._patience.first_retry_seconds * 2 ** (failures.count - 2), self._patience.max_retry_seconds
+            )
+            failures.not_before = self._clock() + pause
+        await self._move(live, Trigger.LOSE, reason=StateReason.COORDINATOR_LOST, message=message)
+
+    async def _move(
+        self, live: LiveJob, trigger: Trigger, *, reason: StateReason = StateReason.UNSPECIFIED, message: str = ""
+    ) -> None:
+        """Moves an unfinished job of which nothing runs; a cancelled one is cancelled, whatever else befell it."""
+        async with live.lock:
+            if live.job.state is JobState.CANCELLING:
+                trigger, reason, message = Trigger.STOP, StateReason.USER_REQUEST, BY_THE_USER
+            if not live.job.state.is_terminal:
+                job, happenings = move(live.job, trigger, now=self._clock(), reason=reason, message=message)
+                await self._ledger.record_surely(live, job, happenings)
+
+    def _retire(self, job_id: str) -> None:
+        self._failures.pop(job_id, None)
+        self._ledger.retire(job_id)

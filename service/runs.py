@@ -1,0 +1,114 @@
+"""A run: one attempt at a job on a cluster, seen from the service. The seam between the two.
+
+The service launches runs through a `Cluster`, asks each for its news, and knows nothing of Ray, workers'
+addresses or arrays. `service.cluster` has the real cluster, `service.fake_cluster` one without processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from service.jobs import CheckpointFailed, CheckpointSaved, Evaluation, Job, Progress, StateReason, WorkerLost
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """The workers train (again), from `step` committed steps on."""
+
+    workers: int
+    num_parameters: int
+    step: int
+
+
+@dataclass(frozen=True)
+class RunSucceeded:
+    """All steps are done and the model lies at `model_path`."""
+
+    weights_digest: str
+    model_path: str
+
+
+@dataclass(frozen=True)
+class RunFailed:
+    """The run ended by an error that another attempt would meet again."""
+
+    reason: StateReason
+    message: str
+
+
+@dataclass(frozen=True)
+class RunStopped:
+    """The run ended because it was cancelled."""
+
+
+Report = (
+    RunStarted | WorkerLost | Evaluation | CheckpointSaved | CheckpointFailed | RunSucceeded | RunFailed | RunStopped
+)
+
+
+@dataclass(frozen=True)
+class StepSample:
+    """What is known of one committed step; `seconds` is its duration, `loss` the mean over its global batch."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    is_clipped: bool
+    is_non_finite: bool
+
+
+@dataclass(frozen=True)
+class News:
+    """What a run has to tell since it was last asked, in the order of what happened."""
+
+    reports: tuple[Report, ...] = ()
+    progress: Progress = Progress()
+    steps: tuple[StepSample, ...] = ()
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)  # summed over workers since the run started
+
+
+class RunLostError(Exception):
+    """The run's coordinator died; what it committed to disk is still there."""
+
+
+class Run(Protocol):
+    """One attempt at a job."""
+
+    async def news(self) -> News:
+        """What happened since the last call; returns at once or within a quarter of a second. Raises RunLostError."""
+        ...
+
+    async def cancel(self) -> None:
+        """Asks the run to stop; a RunStopped report follows."""
+        ...
+
+    async def close(self) -> None:
+        """Ends everything that the run started; safe to call at any time, and twice."""
+        ...
+
+
+class Cluster(Protocol):
+    """Where runs run."""
+
+    @property
+    def num_slots(self) -> int:
+        """Worker processes that can run at once, over all jobs."""
+        ...
+
+    @property
+    def largest_node_slots(self) -> int:
+        """Worker processes that the largest node can run: the most that one job can have."""
+        ...
+
+    async def launch(self, job: Job, workers: int, directory: Path) -> Run:
+        """Starts `job` with `workers` workers; it resumes from the newest good checkpoint in `directory`, if any."""
+        ...
+
+    async def close(self) -> None:
+        """Ends the cluster, if it is ours, and leaves nothing behind."""
+        ...

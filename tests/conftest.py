@@ -1,0 +1,137 @@
+"""What every test shares: a clean machine afterwards, job specs, and a service with a fake cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.config import Address, Settings
+from service.fake_cluster import FakeCluster
+from service.limits import Patience
+from service.server import Endpoints, serve
+from worker.spec import DataSpec, JobSpec, parse_spec
+
+SHARED_MEMORY = Path("/dev/shm")
+SECONDS = 20.0  # how long a condition is waited for; nothing here takes a second
+ANYWHERE = Address("127.0.0.1", 0)
+HURRY = Patience(poll_seconds=0.001, cancel_seconds=0.05, first_retry_seconds=0.001, max_retry_seconds=0.001)
+HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def left_behind() -> set[str]:
+    """Child processes, shared memory and temporary directories of ours that are there now."""
+    found = {str(path) for path in SHARED_MEMORY.glob("backprop-*")}
+    found |= {str(path) for path in Path(tempfile.gettempdir()).glob("backprop-*")}
+    for children in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # the thread has just ended
+            for process in children.read_text().split():
+                found |= {f"process {process}: {command}" for command in command_of(process)}
+    return found
+
+
+def command_of(process: str) -> Iterator[str]:
+    """The command line of a process, unless it is gone, or one that Python keeps for itself."""
+    with suppress(OSError):
+        command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        if not any(helper in command for helper in HELPERS_OF_PYTHON):
+            yield command
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    before = left_behind()
+    yield
+    deadline = time.monotonic() + SECONDS
+    while (left := left_behind() - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left, "the test has left something behind"
+
+
+MakeSpec = Callable[..., JobSpec]
+
+
+@pytest.fixture
+def make_spec() -> MakeSpec:
+    """Makes a small valid spec; keyword arguments are parts of it."""
+
+    def make(**parts: Any) -> JobSpec:
+        document: dict[str, Any] = {
+            "name": "test",
+            "model": {"mlp": {"hidden": [8]}},
+            "data": {"digits": {}},
+            "training": {"global_batch_size": 8, "max_steps": 40},
+            "evaluation": {"every_steps": 20},
+            "checkpoint": {"every_steps": 10},
+        }
+        return parse_spec(document | parts)
+
+    return make
+
+
+@dataclass(eq=False)
+class RunningService:
+    """A service in the test's own event loop, on free loopback ports, with a cluster that the test controls."""
+
+    endpoints: Endpoints
+    cluster: FakeCluster
+    data_dir: Path
+    stop_event: asyncio.Event
+    task: asyncio.Task[None]
+
+    @property
+    def address(self) -> str:
+        """Where gRPC listens."""
+        return str(self.endpoints.grpc)
+
+    async def stop(self) -> None:
+        """Stops the service as a signal does."""
+        self.stop_event.set()
+        await self.task
+
+
+StartService = Callable[..., Awaitable[RunningService]]
+
+
+@pytest.fixture
+async def start_service(tmp_path: Path) -> AsyncIterator[StartService]:
+    """Starts services; keyword arguments: cluster, data_dir, listen, data_check. They are stopped after the test."""
+    services: list[RunningService] = []
+
+    async def start(
+        *,
+        cluster: FakeCluster | None = None,
+        data_dir: Path = tmp_path / "data",
+        listen: Address = ANYWHERE,
+        data_check: Callable[[DataSpec], None] = lambda spec: None,
+    ) -> RunningService:
+        cluster = FakeCluster() if cluster is None else cluster
+        stop = asyncio.Event()
+        ready: asyncio.Future[Endpoints] = asyncio.get_running_loop().create_future()
+        settings = Settings(data_dir, listen=listen, http=ANYWHERE)
+
+        async def open_cluster() -> FakeCluster:
+            return cluster
+
+        serving = serve(
+            settings, open_cluster, stop=stop, ready=ready.set_result, data_check=data_check, patience=HURRY
+        )
+        task = asyncio.create_task(serving)
+        started: set[asyncio.Future[Any]] = {task, ready}
+        await asyncio.wait(started, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+        service = RunningService(ready.result(), cluster, data_dir, stop, task)
+        services.append(service)
+        return service
+
+    yield start
+    for service in services:
+        await service.stop()

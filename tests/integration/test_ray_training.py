@@ -1,0 +1,170 @@
+"""Training on real Ray actors: the same digest for any number of workers, and whoever dies."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from service.cluster import RayCluster
+from service.jobs import CheckpointSaved, Evaluation, Job, StateReason, WorkerLost
+from service.local_cluster import open_local_cluster
+from service.runs import Report, Run, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
+from worker.reduce.segment import DIRECTORY
+from worker.spec import parse_spec
+
+pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
+
+SECONDS = 90.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster() -> AsyncIterator[RayCluster]:
+    cluster = await open_local_cluster(worker_slots=4)
+    processes = psutil.Process().children(recursive=True)
+    yield cluster
+    await cluster.close()
+    assert not [process for process in processes if process.is_running()], "Ray processes were left"
+    assert not list(DIRECTORY.glob("backprop-*")), "shared memory was left"
+
+
+def job(max_steps: int = 120, **parts: object) -> Job:
+    document = {
+        "model": {"mlp": {"hidden": [64, 32]}},
+        "data": {"synthetic": {"samples": 2000, "features": 40, "outputs": 5}},
+        "training": {"global_batch_size": 48, "shards": 4, "max_steps": max_steps, "clip_norm": 1.0},
+        "evaluation": {"every_steps": 50},
+        "checkpoint": {"every_steps": 40},
+        "workers": {"min": 1, "max": 4},
+    }
+    return Job(f"test-{os.urandom(3).hex()}", parse_spec(document | parts), create_time=0.0)
+
+
+class Watcher:
+    """Collects a run's news."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.reports, self.steps = run, list[Report](), list[StepSample]()
+
+    async def until(self, kind: type[Report], count: int = 1) -> None:
+        """Waits until a report of a kind was seen so often."""
+        async with asyncio.timeout(SECONDS):
+            while len(self.of(kind)) < count:
+                news = await self.run.news()
+                self.reports += news.reports
+                self.steps += news.steps
+
+    async def until_step(self, step: int) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not self.steps or self.steps[-1].step < step:
+                news = await self.run.news()
+                self.reports += news.reports
+                self.steps += news.steps
+
+    def of(self, kind: type[Report]) -> list[Report]:
+        return [report for report in self.reports if isinstance(report, kind)]
+
+    @property
+    def digest(self) -> str:
+        (succeeded,) = (report for report in self.reports if isinstance(report, RunSucceeded))
+        return succeeded.weights_digest
+
+
+async def train(cluster: RayCluster, job: Job, workers: int, directory: Path) -> Watcher:
+    watcher = Watcher(await cluster.launch(job, workers, directory))
+    await watcher.until(RunSucceeded)
+    await watcher.run.close()
+    return watcher
+
+
+def processes_named(name: str) -> list[int]:
+    """Ray names the process of an actor after its class."""
+    found = [process for process in psutil.Process().children(recursive=True) if name in " ".join(process.cmdline())]
+    return [process.pid for process in found]
+
+
+async def test_one_to_four_workers_give_one_digest(cluster: RayCluster, tmp_path: Path) -> None:
+    watchers = [await train(cluster, job(), workers, tmp_path / str(workers)) for workers in (1, 2, 3, 4)]
+    assert len({watcher.digest for watcher in watchers}) == 1
+    for workers, watcher in zip((1, 2, 3, 4), watchers, strict=True):
+        assert [report.workers for report in watcher.reports if isinstance(report, RunStarted)] == [workers]
+        assert [report.step for report in watcher.reports if isinstance(report, Evaluation)] == [50, 100, 120]
+        assert [report.step for report in watcher.reports if isinstance(report, CheckpointSaved)] == [40, 80, 120]
+        assert [sample.step for sample in watcher.steps] == list(range(1, 121))
+    first, *others = ([(sample.loss, sample.gradient_norm) for sample in watcher.steps] for watcher in watchers)
+    assert all(other == first for other in others)
+
+
+async def test_a_killed_worker_changes_nothing_but_the_events(cluster: RayCluster, tmp_path: Path) -> None:
+    undisturbed = await train(cluster, job(3000), 3, tmp_path / "undisturbed")
+    watcher = Watcher(await cluster.launch(job(3000), 3, tmp_path / "killed"))
+    for kills in (1, 2):
+        await watcher.until(RunStarted, kills)
+        await watcher.until_step(watcher.steps[-1].step + 50 if watcher.steps else 50)
+        os.kill(processes_named("Worker.run")[0], signal.SIGKILL)
+        await watcher.until(WorkerLost, kills)
+    await watcher.until(RunSucceeded)
+    await watcher.run.close()
+    assert watcher.digest == undisturbed.digest
+
+
+async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(cluster: RayCluster, tmp_path: Path) -> None:
+    spec = job(3000)
+    undisturbed = await train(cluster, spec, 2, tmp_path / "undisturbed")
+    watcher = Watcher(await cluster.launch(spec, 2, tmp_path / "killed"))
+    await watcher.until(CheckpointSaved)
+    os.kill(processes_named("Coordinator")[0], signal.SIGKILL)
+    with pytest.raises(RunLostError):
+        await watcher.until(RunSucceeded)
+    await watcher.run.close()
+    again = await train(cluster, spec, 3, tmp_path / "killed")
+    (started,) = (report for report in again.reports if isinstance(report, RunStarted))
+    assert started.step >= 40
+    assert again.digest == undisturbed.digest
+
+
+async def test_a_cancelled_run_stops_and_leaves_no_shared_memory(cluster: RayCluster, tmp_path: Path) -> None:
+    watcher = Watcher(await cluster.launch(job(1_000_000), 2, tmp_path))
+    await watcher.until_step(10)
+    await watcher.run.cancel()
+    await watcher.until(RunStopped)
+    await watcher.run.close()
+    assert not list(DIRECTORY.glob("backprop-*"))
+
+
+async def test_a_non_finite_gradient_fails_the_run_with_its_step(cluster: RayCluster, tmp_path: Path) -> None:
+    poison = job(
+        optimizer={"sgd": {"learning_rate": 1e30}},
+        data={"synthetic": {"task": "regression"}},
+        training={"global_batch_size": 8, "max_steps": 50},
+    )
+    watcher = Watcher(await cluster.launch(poison, 2, tmp_path))
+    await watcher.until(RunFailed)
+    await watcher.run.close()
+    (failed,) = (report for report in watcher.reports if isinstance(report, RunFailed))
+    assert failed.reason is StateReason.NON_FINITE
+    assert "the gradient's norm is" in failed.message
+
+
+async def test_data_that_vanished_fails_the_run_in_words(cluster: RayCluster, tmp_path: Path) -> None:
+    watcher = Watcher(await cluster.launch(job(data={"arrays": {"path": "/nowhere/a.npz"}}), 2, tmp_path))
+    await watcher.until(RunFailed)
+    await watcher.run.close()
+    (failed,) = (report for report in watcher.reports if isinstance(report, RunFailed))
+    assert (failed.reason, failed.message) == (
+        StateReason.INVALID_JOB,
+        "data.arrays.path: /nowhere/a.npz: no such file",
+    )
+
+
+async def test_ray_listens_on_the_loopback_interface_only(cluster: RayCluster) -> None:
+    ours = {process.pid for process in psutil.Process().children(recursive=True)} | {os.getpid()}
+    listeners = [c for c in psutil.net_connections("inet") if c.status == psutil.CONN_LISTEN and c.pid in ours]
+    assert listeners
+    assert {connection.laddr[0].removeprefix("::ffff:") for connection in listeners if connection.laddr} == {
+        "127.0.0.1"
+    }
