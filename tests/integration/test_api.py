@@ -1,0 +1,327 @@
+"""The gRPC API on a real server with a cluster that the test controls: every call, every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
+
+from service.convert import spec_to_proto
+from service.errors import StartError
+from service.fake_cluster import FakeCluster, Script
+from service.pb.backprop.v1 import job_pb2, spec_pb2, training_service_pb2_grpc
+from service.pb.backprop.v1 import training_service_pb2 as pb
+from tests.conftest import SECONDS, MakeSpec, RunningService, StartService
+from worker.data import source
+
+Stub = Any  # the generated asynchronous stub has no class of its own
+
+
+@asynccontextmanager
+async def stub_of(service: RunningService) -> AsyncIterator[Stub]:
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        yield training_service_pb2_grpc.TrainingServiceStub(channel)
+
+
+async def until_state(stub: Stub, job_id: str, state: int) -> job_pb2.Job:
+    async with asyncio.timeout(SECONDS):
+        while True:
+            job: job_pb2.Job = await stub.GetJob(pb.GetJobRequest(job_id=job_id))
+            if job.state == state:
+                return job
+            await asyncio.sleep(0.005)
+
+
+async def refusal(call: Any) -> tuple[str, str, dict[str, str]]:
+    """(code, ErrorInfo reason, {field: description}) of a call that must fail."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = caught.value
+    assert "Traceback" not in (error.details() or "")
+    assert "\n" not in (error.details() or "")
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # an AioRpcError has all that it asks for
+    reason, fields = "", {}
+    for detail in [] if status is None else status.details:
+        info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+        if detail.Unpack(info):
+            assert info.domain == "backprop"
+            reason = info.reason
+        elif detail.Unpack(bad):
+            fields = {violation.field: violation.description for violation in bad.field_violations}
+    return error.code().name, reason, fields
+
+
+async def test_a_job_from_submission_to_its_model(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service()
+    async with stub_of(service) as stub:
+        created = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        assert created.job_id.startswith("test-")
+        assert created.spec.optimizer.adam.learning_rate == 0.001  # defaults are filled in
+        events = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=created.job_id))]
+        lasting = [event for event in events if event.event_id]
+        assert [event.event_id for event in lasting] == list(range(1, len(lasting) + 1))
+        states = [event.state_changed.state for event in lasting if event.HasField("state_changed")]
+        assert states == [
+            job_pb2.JOB_STATE_QUEUED,
+            job_pb2.JOB_STATE_STARTING,
+            job_pb2.JOB_STATE_RUNNING,
+            job_pb2.JOB_STATE_SUCCEEDED,
+        ]
+        assert [event.evaluation.step for event in lasting if event.HasField("evaluation")] == [20, 40]
+        assert events[-1].progress.state == job_pb2.JOB_STATE_SUCCEEDED
+        assert len(events[-1].progress.weights_digest) == 64
+        chunks = [chunk async for chunk in stub.ExportModel(pb.ExportModelRequest(job_id=created.job_id))]
+        model = b"".join(chunk.chunk for chunk in chunks)
+        assert model.startswith(b"fake model of ")
+        assert {chunk.size_bytes for chunk in chunks} == {len(model)}
+        await stub.DeleteJob(pb.DeleteJobRequest(job_id=created.job_id))
+        assert (await refusal(stub.GetJob(pb.GetJobRequest(job_id=created.job_id))))[0] == "NOT_FOUND"
+
+
+def spec_with(change: Callable[[spec_pb2.JobSpec], object]) -> spec_pb2.JobSpec:
+    spec = spec_pb2.JobSpec(name="test", model={"mlp": {"hidden": [8]}}, data={"digits": {}})
+    change(spec)
+    return spec
+
+
+BAD_SPECS: list[tuple[Callable[[spec_pb2.JobSpec], object], str, str]] = [
+    (lambda s: s.ClearField("model"), "model", "missing, expected one of mlp"),
+    (lambda s: s.ClearField("data"), "data", "missing, expected one of digits, synthetic, arrays"),
+    (lambda s: s.model.mlp.hidden.append(0), "model.mlp.hidden.1", "got 0, expected a number >= 1"),
+    (lambda s: s.MergeFrom(spec_pb2.JobSpec(name="A B")), "name", "got 'A B', expected at most 63 lower-case letters"),
+    (
+        lambda s: s.optimizer.adam.MergeFrom(spec_pb2.AdamOptimizer(learning_rate=-1)),
+        "optimizer.adam.learning_rate",
+        "got -1.0, expected a number > 0",
+    ),
+    (
+        lambda s: s.optimizer.sgd.MergeFrom(spec_pb2.SgdOptimizer(learning_rate=float("nan"))),
+        "optimizer.sgd.learning_rate",
+        "got nan, expected a finite number",
+    ),
+    (
+        lambda s: s.training.MergeFrom(spec_pb2.TrainingSpec(global_batch_size=10, shards=4)),
+        "training.shards",
+        "got 4, expected a divisor of global_batch_size (10)",
+    ),
+    (lambda s: s.workers.MergeFrom(spec_pb2.WorkersSpec(min=0)), "workers.min", "got 0, expected a number >= 1"),
+    (lambda s: s.workers.MergeFrom(spec_pb2.WorkersSpec(max=16)), "workers.max", "got 16, expected at most"),
+    (lambda s: s.data.arrays.MergeFrom(spec_pb2.ArraysData(path="/no/a.npz")), "data.arrays.path", "no such file"),
+    (lambda s: s.data.arrays.MergeFrom(spec_pb2.ArraysData(path="a.npz")), "data.arrays.path", "got a relative path"),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "description"), BAD_SPECS, ids=[row[1] for row in BAD_SPECS])
+@pytest.mark.parametrize("validate_only", [False, True])
+async def test_a_bad_spec_is_refused_by_field(
+    change: Callable[[spec_pb2.JobSpec], object],
+    field: str,
+    description: str,
+    validate_only: bool,
+    start_service: StartService,
+) -> None:
+    service = await start_service(cluster=FakeCluster(num_slots=64), data_check=source.check)
+    async with stub_of(service) as stub:
+        request = pb.CreateJobRequest(spec=spec_with(change), validate_only=validate_only)
+        code, reason, fields = await refusal(stub.CreateJob(request))
+        assert (code, reason) == ("INVALID_ARGUMENT", "INVALID_JOB")
+        assert list(fields) == [field]
+        assert description in fields[field]
+        assert not (await stub.ListJobs(pb.ListJobsRequest())).jobs
+
+
+async def test_more_workers_than_can_ever_be_had_are_refused(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service(cluster=FakeCluster(num_slots=2))
+    async with stub_of(service) as stub:
+        spec = spec_to_proto(make_spec(workers={"min": 3, "max": 3}))
+        code, _, fields = await refusal(stub.CreateJob(pb.CreateJobRequest(spec=spec)))
+        assert code == "FAILED_PRECONDITION"
+        assert fields == {"workers.min": "got 3, expected at most 2: this cluster cannot run more workers for one job"}
+
+
+async def test_a_repeated_request_is_one_job(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service()
+    async with stub_of(service) as stub:
+        request = pb.CreateJobRequest(spec=spec_to_proto(make_spec()), request_id="once")
+        ids = {job.job_id for job in await asyncio.gather(*(stub.CreateJob(request) for _ in range(20)))}
+        assert len(ids) == 1
+        other = pb.CreateJobRequest(spec=spec_to_proto(make_spec(name="other")), request_id="once")
+        assert (await refusal(stub.CreateJob(other)))[0] == "ALREADY_EXISTS"
+
+
+async def test_what_a_jobs_state_forbids_is_refused(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=10)))
+    async with stub_of(service) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_RUNNING)
+        delete, export = pb.DeleteJobRequest(job_id=job.job_id), pb.ExportModelRequest(job_id=job.job_id)
+        assert (await refusal(stub.DeleteJob(delete)))[:2] == ("FAILED_PRECONDITION", "JOB_NOT_FINISHED")
+        assert (await refusal(stub.ExportModel(export).read()))[:2] == ("FAILED_PRECONDITION", "JOB_NOT_SUCCEEDED")
+        service.cluster.gate.set()
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        cancel = pb.CancelJobRequest(job_id=job.job_id)
+        assert (await refusal(stub.CancelJob(cancel)))[:2] == ("FAILED_PRECONDITION", "JOB_FINISHED")
+
+
+async def test_a_cancelled_job_stops_and_may_be_cancelled_again(
+    start_service: StartService, make_spec: MakeSpec
+) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=10)))
+    async with stub_of(service) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_RUNNING)
+        cancel = pb.CancelJobRequest(job_id=job.job_id)
+        await stub.CancelJob(cancel)
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_CANCELLED)
+        assert (await stub.CancelJob(cancel)).state == job_pb2.JOB_STATE_CANCELLED
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda stub: stub.GetJob(pb.GetJobRequest(job_id="none-abcdef")),
+        lambda stub: stub.GetJob(pb.GetJobRequest(job_id="x" * 10_000)),
+        lambda stub: stub.CancelJob(pb.CancelJobRequest(job_id="none-abcdef")),
+        lambda stub: stub.DeleteJob(pb.DeleteJobRequest(job_id="../../etc")),
+        lambda stub: stub.WatchJob(pb.WatchJobRequest(job_id="none-abcdef")).read(),
+        lambda stub: stub.ExportModel(pb.ExportModelRequest(job_id="")).read(),
+    ],
+)
+async def test_an_unknown_job_is_not_found(call: Callable[[Stub], Any], start_service: StartService) -> None:
+    async with stub_of(await start_service()) as stub:
+        assert (await refusal(call(stub)))[:2] == ("NOT_FOUND", "JOB_NOT_FOUND")
+
+
+async def test_requests_out_of_bounds_are_refused(start_service: StartService, make_spec: MakeSpec) -> None:
+    async with stub_of(await start_service()) as stub:
+        spec = spec_to_proto(make_spec())
+        huge = pb.CreateJobRequest(spec=spec, request_id="x" * (5 << 20))
+        assert (await refusal(stub.CreateJob(huge)))[0] == "RESOURCE_EXHAUSTED"
+        long = pb.CreateJobRequest(spec=spec, request_id="x" * 200)
+        code, _, fields = await refusal(stub.CreateJob(long))
+        assert (code, fields) == ("INVALID_ARGUMENT", {"request_id": "got 200 characters, expected at most 128"})
+        assert (await refusal(stub.ListJobs(pb.ListJobsRequest(page_size=-1))))[0] == "INVALID_ARGUMENT"
+        assert (await refusal(stub.ListJobs(pb.ListJobsRequest(page_token="nonsense"))))[0] == "INVALID_ARGUMENT"
+        assert (await stub.GetServerInfo(pb.GetServerInfoRequest())).worker_slots == 2  # it is still there
+
+
+async def test_bytes_that_are_no_message_are_refused(start_service: StartService) -> None:
+    service = await start_service()
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        call: Any = channel.unary_unary("/backprop.v1.TrainingService/CreateJob")
+        assert (await refusal(call(b"\xff\xff\xff")))[0] == "INVALID_ARGUMENT"
+        unknown: Any = channel.unary_unary("/backprop.v1.TrainingService/Nonsense")
+        assert (await refusal(unknown(b"")))[0] == "UNIMPLEMENTED"
+
+
+async def test_lists_come_in_pages_newest_first(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=0)))
+    async with stub_of(service) as stub:
+        spec = spec_to_proto(make_spec())
+        created = [(await stub.CreateJob(pb.CreateJobRequest(spec=spec))).job_id for _ in range(7)]
+        seen, token = [], ""
+        while True:
+            page = await stub.ListJobs(pb.ListJobsRequest(page_size=3, page_token=token))
+            seen += [job.job_id for job in page.jobs]
+            token = page.next_page_token
+            if not token:
+                break
+        assert seen == created[::-1]
+
+
+async def test_a_waiting_job_says_what_it_waits_for(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service(cluster=FakeCluster(num_slots=2, script=Script(hold_at=10)))
+    async with stub_of(service) as stub:
+        request = pb.CreateJobRequest(spec=spec_to_proto(make_spec(workers={"min": 2})))
+        first, second, third = [(await stub.CreateJob(request)).job_id for _ in range(3)]
+        await until_state(stub, first, job_pb2.JOB_STATE_RUNNING)
+        async with asyncio.timeout(SECONDS):
+            while not (waiting := await stub.GetJob(pb.GetJobRequest(job_id=third))).state_message:
+                await asyncio.sleep(0.005)
+        assert waiting.state == job_pb2.JOB_STATE_QUEUED
+        assert waiting.state_reason == job_pb2.STATE_REASON_WAITING_FOR_EARLIER_JOBS
+        ahead = await stub.GetJob(pb.GetJobRequest(job_id=second))
+        assert ahead.state_reason == job_pb2.STATE_REASON_WAITING_FOR_WORKERS
+        assert "2 workers" in ahead.state_message
+        service.cluster.gate.set()
+        for job_id in (first, second, third):
+            await until_state(stub, job_id, job_pb2.JOB_STATE_SUCCEEDED)
+
+
+async def test_a_watcher_resumes_without_gap_or_repetition(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service()
+    async with stub_of(service) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+
+        async def ids(after: int) -> list[int]:
+            call = stub.WatchJob(pb.WatchJobRequest(job_id=job.job_id, after_event_id=after))
+            return [event.event_id async for event in call if event.event_id]
+
+        everything = await ids(0)
+        for after in range(len(everything) + 1):
+            assert await ids(after) == everything[after:]
+        beyond = stub.WatchJob(pb.WatchJobRequest(job_id=job.job_id, after_event_id=len(everything) + 1))
+        assert (await refusal(beyond.read()))[0] == "INVALID_ARGUMENT"
+
+
+async def test_watchers_that_never_read_hold_nobody_up(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service()
+    async with stub_of(service) as stub:
+        spec = spec_to_proto(make_spec(training={"global_batch_size": 8, "max_steps": 2000}))
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec))
+        idle = [stub.WatchJob(pb.WatchJobRequest(job_id=job.job_id)) for _ in range(50)]
+        done = await until_state(stub, job.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        assert done.steps_completed == 2000
+        for call in idle:
+            call.cancel()
+
+
+async def test_jobs_are_still_there_after_a_restart(start_service: StartService, make_spec: MakeSpec) -> None:
+    first = await start_service(cluster=FakeCluster(script=Script(hold_at=10)))
+    async with stub_of(first) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_RUNNING)
+    await first.stop()
+    second = await start_service()
+    async with stub_of(second) as stub:
+        done = await until_state(stub, job.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        assert done.attempt == 2
+
+
+async def test_health_and_reflection_answer(start_service: StartService) -> None:
+    service = await start_service()
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "backprop.v1.TrainingService"):
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=name))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type]  # its stub knows no asyncio
+        request = reflection_pb2.ServerReflectionRequest(list_services="")
+        async for listed in reflection.ServerReflectionInfo(iter([request])):
+            assert "backprop.v1.TrainingService" in [s.name for s in listed.list_services_response.service]
+
+
+async def test_a_port_in_use_is_refused_by_name(start_service: StartService, tmp_path: Any) -> None:
+    service = await start_service()
+    with pytest.raises(StartError, match=f"127.0.0.1:{service.endpoints.grpc.port}"):
+        await start_service(data_dir=tmp_path / "other", listen=service.endpoints.grpc)
+
+
+async def test_a_data_directory_in_use_or_unwritable_is_refused_by_name(
+    start_service: StartService, tmp_path: Any
+) -> None:
+    await start_service()
+    with pytest.raises(StartError, match="in use by another backprop service"):
+        await start_service()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="file"):
+        await start_service(data_dir=tmp_path / "file")

@@ -1,0 +1,186 @@
+"""The command line against a real server with a cluster that the test controls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.fake_cluster import FakeCluster, Script
+from tests.conftest import RunningService, StartService
+
+ROOT = Path(__file__).parents[2]
+DIGITS = str(ROOT / "examples/digits.yaml")
+SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    output: str
+    errors: str
+
+    def jobs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.output.splitlines()]
+
+
+async def backprop(*arguments: str, service: RunningService | None = None, stdin: str = "") -> Done:
+    """Runs a command as a user does, in a process of its own."""
+    address = "127.0.0.1:1" if service is None else service.address
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "from service.cli import main; main()",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "BACKPROP_ADDRESS": address},
+    )
+    async with asyncio.timeout(SECONDS):
+        output, errors = await process.communicate(stdin.encode())
+    assert process.returncode is not None
+    assert b"Traceback" not in errors
+    return Done(process.returncode, output.decode(), errors.decode())
+
+
+async def test_help_names_every_command() -> None:
+    done = await backprop("--help")
+    assert done.code == 0
+    for command in ("serve", "run", "submit", "jobs", "show", "watch", "events", "cancel", "export", "delete"):
+        assert f"\n  {command} " in done.output
+        assert (await backprop(command, "--help")).code == 0
+
+
+async def test_a_job_from_submission_to_deletion(start_service: StartService, tmp_path: Path) -> None:
+    service = await start_service()
+    submitted = await backprop("submit", DIGITS, "--follow", "--output", "json", service=service)
+    assert submitted.code == 0
+    job = submitted.jobs()[-1]
+    assert job["state"] == "SUCCEEDED"
+    assert job["steps_completed"] == job["total_steps"] == 800
+    job_id = job["job_id"]
+    shown = await backprop("show", job_id[:8], "--output", "json", service=service)
+    assert shown.jobs() == [job]
+    assert job_id in (await backprop("jobs", service=service)).output
+    assert [
+        listed["job_id"] for listed in json.loads((await backprop("jobs", "--output", "json", service=service)).output)
+    ] == [job_id]
+    events = (await backprop("events", job_id, "--output", "json", service=service)).jobs()
+    assert [event["event_id"] for event in events] == list(range(1, len(events) + 1))
+    watched = (await backprop("watch", job_id, "--output", "json", service=service)).jobs()
+    assert [event for event in watched if event["event_id"]] == events
+    for command in ("show", "events", "watch"):
+        assert "SUCCEEDED" in (await backprop(command, job_id, service=service)).output
+    model = tmp_path / "model.safetensors"
+    assert (await backprop("export", job_id, "-o", str(model), service=service)).code == 0
+    assert model.read_bytes() == Path(job["model_path"]).read_bytes()
+    assert (await backprop("delete", job_id, service=service)).code == 0
+    assert (await backprop("show", job_id, service=service)).code == 2
+
+
+async def test_a_failed_job_ends_with_exit_code_1(start_service: StartService) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(fail_at=20)))
+    done = await backprop("submit", DIGITS, "--follow", "--output", "json", service=service)
+    assert done.code == 1
+    assert done.jobs()[-1]["state"] == "FAILED"
+    assert "not finite" in done.jobs()[-1]["error"]
+
+
+async def test_overrides_reach_the_service(start_service: StartService) -> None:
+    service = await start_service()
+    settings = ("--set", "training.max_steps=70", "--set", "optimizer.adam.learning_rate=1e-3")
+    done = await backprop("submit", DIGITS, *settings, "--output", "json", service=service)
+    (job,) = done.jobs()
+    assert job["total_steps"] == 70
+    assert job["spec"]["optimizer"]["adam"]["learning_rate"] == 0.001
+
+
+JOB = "model: {mlp: {hidden: [8]}}\ndata: {digits: {}}\n"
+BAD_FILES = [
+    ("unknown key", JOB + "optimiser: {adam: {}}", ":3: optimiser: unknown key; did you mean optimizer?"),
+    ("deep", JOB + "optimizer:\n  adam:\n    learning_rat: 1", ":5: optimizer.adam.learning_rat: unknown key; did"),
+    ("wrong type", JOB + "training: {max_steps: many}", ":3: training.max_steps: got 'many', expected a whole"),
+    ("negative rate", JOB + "optimizer: {sgd: {learning_rate: -1}}", ":3: optimizer.sgd.learning_rate: got -1, expect"),
+    ("NaN rate", JOB + "optimizer: {sgd: {learning_rate: .nan}}", ":3: optimizer.sgd.learning_rate: got nan, expected"),
+    ("zero workers", JOB + "workers: {min: 0}", ":3: workers.min: got 0, expected a number >= 1"),
+    ("shards", JOB + "training: {global_batch_size: 10, shards: 4}", ":3: training.shards: got 4, expected a divisor"),
+    ("unknown model", "model: {mpl: {}}\ndata: {digits: {}}", ":1: model.mpl: unknown key; did you mean mlp?"),
+    ("no data", "model: {mlp: {}}", "data: missing, expected one of digits, synthetic, arrays"),
+    ("no file", "model: {mlp: {}}\ndata: {arrays: {path: /no/a.npz}}", ":2: data.arrays.path: /no/a.npz: no such file"),
+    ("duplicate key", JOB + "data: {digits: {}}", ":3:"),
+    ("not YAML", "model: {mlp\n", ":2:"),
+    ("no mapping", "- 1", "expected a mapping"),
+    ("empty", "", "expected a mapping"),
+]
+
+
+@pytest.mark.parametrize(("content", "expected"), [row[1:] for row in BAD_FILES], ids=[row[0] for row in BAD_FILES])
+async def test_a_bad_job_file_is_one_line_with_its_place(
+    content: str, expected: str, start_service: StartService, tmp_path: Path
+) -> None:
+    from worker.data import source
+
+    service = await start_service(data_check=source.check)
+    path = tmp_path / "job.yaml"
+    path.write_text(content)
+    done = await backprop("submit", str(path), service=service)
+    assert done.code == 2
+    (line,) = done.errors.splitlines()
+    assert line.startswith(str(path))
+    assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (("jobs",), 3, "cannot reach the service at 127.0.0.1:1; start it with `backprop serve`"),
+        (("submit", "/no/job.yaml"), 2, "/no/job.yaml: No such file or directory, expected a job file"),
+        (("submit", DIGITS, "--set", "training.max_steps=0"), 2, "training.max_steps: got 0, expected a number >= 1"),
+        (("submit", DIGITS, "--set", "nonsense"), 2, "nonsense"),
+        (("serve", "--listen", "0.0.0.0:50051"), 2, "0.0.0.0"),
+        (("serve", "--listen", "nowhere"), 2, "nowhere"),
+        (("serve", "--data-dir", "/proc/none"), 2, "/proc/none"),
+        (("nonsense",), 2, "No such command"),
+        (("run", DIGITS, "--workers", "0"), 2, "Invalid value for '--workers'"),
+        (("run", DIGITS, "--workers", "99"), 2, "workers.max: got 99, expected at most training.shards (4)"),
+    ],
+)
+async def test_wrong_usage_is_explained(arguments: tuple[str, ...], code: int, expected: str) -> None:
+    done = await backprop(*arguments)
+    assert done.code == code
+    assert expected in done.errors
+
+
+async def test_too_many_workers_for_the_cluster_are_refused_with_the_line(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = await start_service(cluster=FakeCluster(num_slots=2))
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB + "workers:\n  min: 3\n")
+    done = await backprop("submit", str(path), service=service)
+    assert done.code == 2
+    assert f"{path}:4: workers.min: got 3, expected at most 2" in done.errors
+
+
+async def test_an_ambiguous_beginning_of_an_id_is_refused(start_service: StartService) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=0)))
+    for _ in range(2):
+        await backprop("submit", DIGITS, service=service)
+    done = await backprop("show", "digits", service=service)
+    assert done.code == 2
+    assert "stands for 2 jobs" in done.errors
+
+
+async def test_standard_input_is_a_job_file_too(start_service: StartService) -> None:
+    service = await start_service()
+    done = await backprop("submit", "-", "--output", "json", service=service, stdin=JOB)
+    assert done.code == 0
+    bad = await backprop("submit", "-", service=service, stdin=JOB + "x: 1\n")
+    assert bad.errors.startswith("standard input:3: x: unknown key")
