@@ -14,7 +14,7 @@ import pytest
 
 from worker.autodiff import kernels
 from worker.autodiff.kernels import approximations
-from worker.autodiff.kernels.compilation import compiled
+from worker.autodiff.kernels.compilation import compiled, compiled_sum
 from worker.nn import init
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -30,6 +30,20 @@ def exp(x: Array, out: Array) -> None:
 def erf(x: Array, out: Array) -> None:
     for i in range(x.size):
         out[i] = approximations.erf(x[i])
+
+
+@compiled
+def rounded(x: Any) -> Any:
+    """The nearest whole number, unless the additions are reordered."""
+    return x + np.float32(1.5 * 2**23) - np.float32(1.5 * 2**23)
+
+
+@compiled_sum
+def sum_rounded(x: Array) -> Any:
+    total = np.float32(0)
+    for i in range(x.size):
+        total += rounded(x[i])
+    return total
 
 
 def allocated(kernel: Callable[..., Any]) -> Callable[[Array], Array]:
@@ -173,6 +187,12 @@ def test_element_has_the_same_bits_wherever_it_stands(name: str) -> None:
     np.testing.assert_array_equal(forward(x), one_by_one)
     one_by_one = np.concatenate([backward(g[i : i + 1], x[i : i + 1]) for i in range(x.size)])
     np.testing.assert_array_equal(backward(g, x), one_by_one)
+
+
+def test_arithmetic_stays_plain_when_a_sum_has_it_compiled() -> None:
+    """numba would let it inherit the sum's permission to reorder: its bits would depend on who came first."""
+    assert sum_rounded(np.full(3, 0.75, np.float32)) == 3
+    assert rounded(np.float32(0.75)) == 1
 
 
 def test_block_of_square_sums_does_not_depend_on_its_neighbours() -> None:

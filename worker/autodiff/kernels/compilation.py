@@ -25,7 +25,8 @@ _SUMS = {"reassoc", "contract", "nsz"}
 
 def compiled(function: Kernel) -> Kernel:
     """Compile plain IEEE arithmetic: an element has the same bits wherever it stands and whatever stands beside it."""
-    return _compile(function)
+    # False is said aloud: numba lets a function without `fastmath` inherit that of whoever has it compiled first.
+    return _compile(function, fastmath=False)
 
 
 def compiled_sum(function: Kernel) -> Kernel:
