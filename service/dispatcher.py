@@ -161,11 +161,13 @@ class Dispatcher:
 
     async def _delete(self, job_id: str) -> None:
         job = await self._ledger.get(job_id)
-        if not job.state.is_terminal or job_id in self._attempts:
+        if not job.state.is_terminal:
             raise FailedPrecondition(
                 f"cannot delete job {job_id}: got state {job.state.upper()}, expected a finished job; cancel it first",
                 reason="JOB_NOT_FINISHED",
             )
+        if (attempt := self._attempts.get(job_id)) is not None:  # its workers are still being ended
+            await asyncio.wait({attempt.task})
         hidden = await self._directories.hide(job_id)
         await self._ledger.delete(job)
         await self._directories.remove(hidden)

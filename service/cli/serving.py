@@ -55,7 +55,7 @@ async def _serve(settings: Settings) -> None:
 def on_signals(act: Callable[[], None]) -> None:
     """Calls `act` at SIGINT, SIGTERM and SIGHUP. To be called again after Ray has started: it sets handlers, too."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants to be left alone
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants to be left alone
             asyncio.get_running_loop().add_signal_handler(number, act)
 
 
@@ -109,6 +109,8 @@ async def _run_here(
     service = asyncio.create_task(serve(settings, cluster_of(settings), stop=stop, ready=started.set_result))
     try:
         if not await is_first(started, service, interrupted):
+            if interrupted.is_set():
+                say(STOPPING)
             raise INTERRUPTED  # or what the service failed with, see below
         on_signals(interrupted.set)
         with Client(str(started.result().grpc)) as client:
@@ -127,6 +129,7 @@ async def _run_here(
         await service  # raises what the service died of, which says more than what that did to its client
 
 
+STOPPING = "interrupted; stopping the job, Ray and the service ..."
 INTERRUPTED = CommandError("interrupted; everything is stopped", code=ExitCode.INTERRUPTED)
 
 
@@ -150,7 +153,7 @@ async def _train(
     events = client.watch_job(job.job_id, patience_seconds=0)
     following = asyncio.create_task(asyncio.to_thread(follow, events, output))
     if not await is_first(following, None, interrupted):
-        say("interrupted; stopping the job, Ray and the service ...")
+        say(STOPPING)
         interrupted.clear()
         await asyncio.to_thread(client.cancel_job, job.job_id)
         with suppress(TimeoutError):  # a second interruption waits no longer, either

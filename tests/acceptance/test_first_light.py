@@ -17,6 +17,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from tests.conftest import belongs_to_others, left_behind
+
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +108,7 @@ def service(data_dir: Path) -> Iterator[Service]:
 
 
 def nothing_is_left() -> bool:
-    return not [*Path("/dev/shm").glob("backprop-*"), *Path("/tmp").glob("backprop-ray-*")]
+    return all(belongs_to_others(thing) for thing in left_behind())
 
 
 def test_run_trains_the_example_to_its_accuracy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from glob import glob
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,6 @@ from service.cluster import RayCluster
 from service.jobs import CheckpointSaved, Evaluation, Job, StateReason, WorkerLost
 from service.local_cluster import open_local_cluster
 from service.runs import Report, Run, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
-from worker.reduce.segment import DIRECTORY
 from worker.spec import parse_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
@@ -29,7 +29,7 @@ async def cluster() -> AsyncIterator[RayCluster]:
     yield cluster
     await cluster.close()
     assert not [process for process in processes if process.is_running()], "Ray processes were left"
-    assert not list(DIRECTORY.glob("backprop-*")), "shared memory was left"
+    assert not glob(cluster.segment_pattern), "shared memory was left"
 
 
 def job(max_steps: int = 120, **parts: object) -> Job:
@@ -133,7 +133,7 @@ async def test_a_cancelled_run_stops_and_leaves_no_shared_memory(cluster: RayClu
     await watcher.run.cancel()
     await watcher.until(RunStopped)
     await watcher.run.close()
-    assert not list(DIRECTORY.glob("backprop-*"))
+    assert not glob(cluster.segment_pattern)
 
 
 async def test_a_non_finite_gradient_fails_the_run_with_its_step(cluster: RayCluster, tmp_path: Path) -> None:
