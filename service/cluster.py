@@ -105,7 +105,10 @@ class RayCluster:
         try:
             await coordinator.start.remote()
         except RayError as error:
-            raise RunLostError(f"the coordinator could not be started: {error}") from error
+            raise RunLostError(f"the coordinator could not be started: {' '.join(str(error).split())[:300]}") from error
+        except BaseException:  # the service waits no longer: nobody would ever close this run
+            ray.kill(coordinator)
+            raise
         return RayRun(coordinator, segment)
 
     async def close(self) -> None:

@@ -15,6 +15,10 @@ from typing import Any
 
 import pytest
 
+from service.ray_environment import prepare_local
+
+prepare_local()  # some tests start a real Ray cluster: its environment must stand before anyone imports ray or grpc
+
 from service.config import Address, Settings
 from service.fake_cluster import FakeCluster
 from service.limits import Patience
