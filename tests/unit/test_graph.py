@@ -20,6 +20,12 @@ def leaf(value: Any) -> Tensor:
     return Tensor(value, requires_grad=True)
 
 
+def leaves_in_order(y: Tensor) -> list[Tensor]:
+    order: list[Tensor] = []
+    backward(y, on_leaf=lambda leaf, _: order.append(leaf))
+    return order
+
+
 def gradient_of(x: Tensor) -> Any:
     assert x.grad is not None
     return x.grad.tolist()
@@ -74,14 +80,12 @@ def test_wide_graph_visits_every_node_once() -> None:
 def test_leaves_come_last_layer_first_and_as_soon_as_they_are_complete() -> None:
     x, w1, w2, w3 = Tensor(np.ones((1, 2))), leaf(np.eye(2)), leaf(np.eye(2)), leaf(np.eye(2))
     y = (F.relu(x @ w1) @ w2 @ w3).sum()
-    order = [leaf for leaf, _ in backward(y)]
-    assert order == [w3, w2, w1]
+    assert leaves_in_order(y) == [w3, w2, w1]
 
 
 def test_leaf_shared_by_two_layers_comes_after_its_first_use() -> None:
     x, shared, w = Tensor(np.ones((1, 2))), leaf(np.eye(2)), leaf(np.eye(2))
-    order = [leaf for leaf, _ in backward((x @ shared @ w @ shared).sum())]
-    assert order == [w, shared]
+    assert leaves_in_order((x @ shared @ w @ shared).sum()) == [w, shared]
 
 
 def test_leaf_comes_before_earlier_layers_are_walked() -> None:
@@ -95,11 +99,35 @@ def test_leaf_comes_before_earlier_layers_are_walked() -> None:
         return record(name, x.data + w.data, (x, vjp), (w, lambda g: g))
 
     w1, w2 = leaf([1.0]), leaf([1.0])
-    leaves = backward(traced(traced(leaf([0.0]), w1, "first"), w2, "second"))
-    assert next(leaves)[0] is w2
-    assert ran == ["second"]
-    assert [leaf for leaf, _ in leaves][-1] is w1
-    assert ran == ["second", "first"]
+    seen = []
+    y = traced(traced(leaf([0.0]), w1, "first"), w2, "second")
+    backward(y, on_leaf=lambda leaf, _: seen.append((leaf, list(ran))))
+    assert (w2, ["second"]) in seen
+    assert (w1, ["second", "first"]) in seen
+
+
+def test_on_leaf_is_told_what_was_added() -> None:
+    x = leaf([1.0])
+    parts = []
+    for _ in range(2):
+        backward((x * 3).sum(), on_leaf=lambda _, part: parts.append(part.tolist()))
+    assert parts == [[3.0], [3.0]]
+    assert gradient_of(x) == [6.0]
+
+
+def test_backward_of_several_tensors_adds_their_gradients() -> None:
+    x = leaf([1.0, 2.0])
+    y, z = x * 2, (x * x).sum()
+    backward([y, z], [Tensor([1.0, 10.0]), None])
+    assert gradient_of(x) == [4.0, 24.0]
+    with pytest.raises(ValueError, match="got 1 gradients for 2 outputs"):
+        backward([x * 2, x * 2], [Tensor([1.0, 1.0])])
+
+
+def test_gradients_of_gradients_are_refused() -> None:
+    x = leaf([1.0])
+    with pytest.raises(NotImplementedError, match="create_graph=True: gradients of gradients are not supported"):
+        x.backward(create_graph=True)
 
 
 def test_vjp_of_an_input_without_gradient_never_runs() -> None:

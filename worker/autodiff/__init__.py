@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from worker.autodiff import functional
 from worker.autodiff.gradcheck import gradcheck
-from worker.autodiff.graph import backward, is_grad_enabled, no_grad
+from worker.autodiff.graph import backward, enable_grad, grad, is_grad_enabled, no_grad, set_grad_enabled
+from worker.autodiff.recompute import checkpoint
 from worker.autodiff.tensor import Tensor
 
-__all__ = ["Tensor", "backward", "functional", "gradcheck", "is_grad_enabled", "no_grad"]
+__all__ = [
+    "Tensor",
+    "backward",
+    "checkpoint",
+    "enable_grad",
+    "functional",
+    "grad",
+    "gradcheck",
+    "is_grad_enabled",
+    "no_grad",
+    "set_grad_enabled",
+]

@@ -1,151 +1,207 @@
-"""Operations on each element, with broadcasting: arithmetic, exponentials, activations.
+"""Functions of each element: exponentials, logarithms, trigonometry.
 
-Names and meaning are PyTorch's. A number beside a tensor takes the tensor's dtype.
+Names and meaning are PyTorch's; arithmetic is in arithmetic.py. Integers and booleans count as float32.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
 
 import numpy as np
 
 from worker.autodiff import kernels
 from worker.autodiff.graph import record
+from worker.autodiff.promotion import Operand, floats, operands
 from worker.autodiff.tensor import Array, Tensor
+
+__all__ = [
+    "acos",
+    "acosh",
+    "asin",
+    "asinh",
+    "atan",
+    "atan2",
+    "atanh",
+    "cos",
+    "cosh",
+    "erf",
+    "erfc",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "log2",
+    "log10",
+    "rsqrt",
+    "sin",
+    "sinh",
+    "sqrt",
+    "tan",
+]
 
 # Inf and NaN are results like any other, as in PyTorch: 1 / 0 does not warn.
 quiet = np.errstate(all="ignore")
 
-
-# Arithmetic.
-
-
-def add(x: Tensor | float, y: Tensor | float) -> Tensor:
-    return record("add", _value(x) + _value(y), (x, lambda g: g), (y, lambda g: g))
+LN2, LN10 = math.log(2), math.log(10)
+ERF_AT_0 = 2 / math.sqrt(math.pi)  # the slope of erf there
 
 
-def sub(x: Tensor | float, y: Tensor | float) -> Tensor:
-    return record("sub", _value(x) - _value(y), (x, lambda g: g), (y, lambda g: -g))
-
-
-def mul(x: Tensor | float, y: Tensor | float) -> Tensor:
-    a, b = _value(x), _value(y)
-    return record("mul", a * b, (x, lambda g: g * b), (y, lambda g: g * a))
-
-
-@quiet
-def div(x: Tensor | float, y: Tensor | float) -> Tensor:
-    a, b = _value(x), _value(y)
-    z = a / b
-    return record("div", z, (x, lambda g: g / b), (y, lambda g: -g * z / b))
-
-
-@quiet
-def pow(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent, for a number as exponent."""
-    if not isinstance(exponent, int | float):
-        raise TypeError(f"pow: expected a number as exponent, got {type(exponent).__name__}")
-    a = x.data
-
-    def vjp(g: Array) -> Array:
-        return g * (exponent * _power(a, exponent - 1)) if exponent else 0 * g  # x**0 is 1 at 0, too
-
-    return record("pow", _power(a, exponent), (x, vjp))
-
-
-def neg(x: Tensor) -> Tensor:
-    return record("neg", -x.data, (x, lambda g: -g))
-
-
-def abs(x: Tensor) -> Tensor:
-    a = x.data
-    return record("abs", np.abs(a), (x, lambda g: g * np.sign(a)))
-
-
-def maximum(x: Tensor, y: Tensor) -> Tensor:
-    """The larger of two elements; where they are equal, each gets half of the gradient."""
-    a, b = x.data, y.data
-    return record("maximum", np.maximum(a, b), (x, lambda g: g * _share(a, b)), (y, lambda g: g * _share(b, a)))
-
-
-def minimum(x: Tensor, y: Tensor) -> Tensor:
-    """The smaller of two elements; where they are equal, each gets half of the gradient."""
-    a, b = x.data, y.data
-    return record("minimum", np.minimum(a, b), (x, lambda g: g * _share(b, a)), (y, lambda g: g * _share(a, b)))
-
-
-# Exponentials.
+# Exponentials and logarithms.
 
 
 @quiet
 def exp(x: Tensor) -> Tensor:
-    y = np.exp(x.data)
+    y = np.exp(floats("exp", x))
     return record("exp", y, (x, lambda g: g * y))
 
 
 @quiet
+def exp2(x: Tensor) -> Tensor:
+    y = np.exp2(floats("exp2", x))
+    return record("exp2", y, (x, lambda g: g * (y * LN2)))
+
+
+@quiet
+def expm1(x: Tensor) -> Tensor:
+    y = np.expm1(floats("expm1", x))
+    return record("expm1", y, (x, lambda g: g * (y + 1)))
+
+
+@quiet
 def log(x: Tensor) -> Tensor:
-    a = x.data
+    a = floats("log", x)
     return record("log", np.log(a), (x, lambda g: g / a))
 
 
 @quiet
+def log2(x: Tensor) -> Tensor:
+    a = floats("log2", x)
+    return record("log2", np.log2(a), (x, lambda g: g / (a * LN2)))
+
+
+@quiet
+def log10(x: Tensor) -> Tensor:
+    a = floats("log10", x)
+    return record("log10", np.log10(a), (x, lambda g: g / (a * LN10)))
+
+
+@quiet
+def log1p(x: Tensor) -> Tensor:
+    a = floats("log1p", x)
+    return record("log1p", np.log1p(a), (x, lambda g: g / (a + 1)))
+
+
+# Roots.
+
+
+@quiet
 def sqrt(x: Tensor) -> Tensor:
-    y = np.sqrt(x.data)
+    y = np.sqrt(floats("sqrt", x))
     return record("sqrt", y, (x, lambda g: g / (2 * y)))
 
 
-# Activations.
+@quiet
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / sqrt(x)."""
+    y = 1 / np.sqrt(floats("rsqrt", x))
+    return record("rsqrt", y, (x, lambda g: g * (-0.5 * (y * y * y))))
 
 
-def tanh(x: Tensor) -> Tensor:
-    y = kernels.tanh(x.data)
-    return record("tanh", y, (x, lambda g: kernels.tanh_backward(g, y)))
+# Trigonometry.
 
 
-def sigmoid(x: Tensor) -> Tensor:
-    y = kernels.sigmoid(x.data)
-    return record("sigmoid", y, (x, lambda g: kernels.sigmoid_backward(g, y)))
+@quiet
+def sin(x: Tensor) -> Tensor:
+    a = floats("sin", x)
+    return record("sin", np.sin(a), (x, lambda g: g * np.cos(a)))
 
 
-def relu(x: Tensor) -> Tensor:
-    y = kernels.relu(x.data)
-    return record("relu", y, (x, lambda g: kernels.relu_backward(g, y)))
+@quiet
+def cos(x: Tensor) -> Tensor:
+    a = floats("cos", x)
+    return record("cos", np.cos(a), (x, lambda g: -g * np.sin(a)))
 
 
-def gelu(x: Tensor, approximate: Literal["none", "tanh"] = "none") -> Tensor:
-    """x * cdf(x) of the normal distribution, or its approximation by tanh (Hendrycks & Gimpel, 2016)."""
-    a = x.data
-    if approximate == "none":
-        return record("gelu", kernels.gelu_erf(a), (x, lambda g: kernels.gelu_erf_backward(g, a)))
-    if approximate == "tanh":
-        return record("gelu", kernels.gelu_tanh(a), (x, lambda g: kernels.gelu_tanh_backward(g, a)))
-    raise ValueError(f"gelu: approximate is {approximate!r}, expected 'none' or 'tanh'")
+@quiet
+def tan(x: Tensor) -> Tensor:
+    y = np.tan(floats("tan", x))
+    return record("tan", y, (x, lambda g: g * (1 + y * y)))
 
 
-def _value(x: Tensor | float) -> Any:
-    if isinstance(x, Tensor):
-        return x.data
-    if isinstance(x, int | float):
-        return float(x) if isinstance(x, np.float64) else x  # NumPy's own float64 would make the result float64
-    raise TypeError(f"expected a Tensor or a number, got {type(x).__name__}; an array is wrapped with Tensor(array)")
+@quiet
+def asin(x: Tensor) -> Tensor:
+    a = floats("asin", x)
+    return record("asin", np.arcsin(a), (x, lambda g: g / np.sqrt(1 - a * a)))
 
 
-def _power(a: Array, exponent: float) -> Array:
-    """a ** exponent; the small ones by products, which are up to a hundred times as fast."""
-    match exponent:
-        case 1:
-            return +a
-        case 2:
-            return a * a
-        case 3:
-            return a * a * a
-        case 0.5:
-            return np.sqrt(a)
-        case _:
-            return np.power(a, exponent)
+@quiet
+def acos(x: Tensor) -> Tensor:
+    a = floats("acos", x)
+    return record("acos", np.arccos(a), (x, lambda g: -g / np.sqrt(1 - a * a)))
 
 
-def _share(a: Array, b: Array) -> Array:
-    """The share of a in the gradient of maximum(a, b): 1, 1/2 or 0."""
-    return np.asarray((a > b) + 0.5 * (a == b), a.dtype)
+@quiet
+def atan(x: Tensor) -> Tensor:
+    a = floats("atan", x)
+    return record("atan", np.arctan(a), (x, lambda g: g / (1 + a * a)))
+
+
+@quiet
+def atan2(x: Operand, y: Operand) -> Tensor:
+    """The angle of the point (y, x), in -pi..pi: the first argument is the ordinate. No gradient at the origin."""
+    a, b = operands("atan2", x, y, floating=True)
+
+    def over_square(g: Array) -> Array:
+        square = a * a + b * b
+        return np.where(square == 0, 0, g / square)
+
+    value = np.arctan2(a, b)
+    return record("atan2", value, (x, lambda g: b * over_square(g)), (y, lambda g: -a * over_square(g)))
+
+
+@quiet
+def sinh(x: Tensor) -> Tensor:
+    a = floats("sinh", x)
+    return record("sinh", np.sinh(a), (x, lambda g: g * np.cosh(a)))
+
+
+@quiet
+def cosh(x: Tensor) -> Tensor:
+    a = floats("cosh", x)
+    return record("cosh", np.cosh(a), (x, lambda g: g * np.sinh(a)))
+
+
+@quiet
+def asinh(x: Tensor) -> Tensor:
+    a = floats("asinh", x)
+    return record("asinh", np.arcsinh(a), (x, lambda g: g / np.sqrt(a * a + 1)))
+
+
+@quiet
+def acosh(x: Tensor) -> Tensor:
+    a = floats("acosh", x)
+    return record("acosh", np.arccosh(a), (x, lambda g: g / np.sqrt(a * a - 1)))
+
+
+@quiet
+def atanh(x: Tensor) -> Tensor:
+    a = floats("atanh", x)
+    return record("atanh", np.arctanh(a), (x, lambda g: g / (1 - a * a)))
+
+
+# The error function.
+
+
+@quiet
+def erf(x: Tensor) -> Tensor:
+    """2 / sqrt(pi) times the integral of exp(-t**2) from 0 to x."""
+    a = floats("erf", x)
+    return record("erf", kernels.erf(a), (x, lambda g: g * (ERF_AT_0 * np.exp(-a * a))))
+
+
+@quiet
+def erfc(x: Tensor) -> Tensor:
+    """1 - erf(x), without cancellation."""
+    a = floats("erfc", x)
+    return record("erfc", kernels.erfc(a), (x, lambda g: g * (-ERF_AT_0 * np.exp(-a * a))))

@@ -1,74 +1,42 @@
-"""The graph: `record` builds it in the forward pass, `backward` walks it in reverse and frees it.
+"""The graph: `record` builds it in the forward pass, `backward` and `grad` walk it in reverse and free it.
 
 A node holds, for each input that needs a gradient, the input's source (the node that made it, or the leaf tensor) and
 the vector-Jacobian product (vjp): gradient of the output -> gradient of the input. Nodes hold no values: what a vjp
-needs of the forward pass lives in its closure, and goes with it.
+needs of the forward pass lives in its closure, and goes with it. So what a closure holds is what must not be changed in
+place (see versions), and an operation says nothing about it.
 
 Nobody mutates a gradient that they were given: vjps return new arrays, views, or the argument itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+import worker.autodiff.versions as versions
+from worker.autodiff.modes import active, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from worker.autodiff.node import Edge, Into, Node, Source, Vjp, together
 from worker.autodiff.tensor import Array, Tensor
 
-Vjp = Callable[[Array], Array]
-
-_grad_enabled: ContextVar[bool] = ContextVar("grad_enabled", default=True)
-
-
-class Node:
-    """One operation of the forward pass, as backward needs it. `edges` is None once it was walked and freed."""
-
-    __slots__ = ("dtype", "edges", "name", "shape")
-
-    def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], edges: tuple[Edge, ...]) -> None:
-        self.name = name
-        self.shape = shape
-        self.dtype = dtype
-        self.edges: tuple[Edge, ...] | None = edges
-
-    def __repr__(self) -> str:
-        return f"Node({self.name}, shape={self.shape})"
-
-
-class Into:
-    """A vjp `write(gradient, out)` that can put its result into `out` when it is given one (else out is None).
-
-    So the matrix product of a weight gradient lands in the flat gradient vector without a copy.
-    """
-
-    __slots__ = ("write",)
-
-    def __init__(self, write: Callable[[Array, Array | None], Array]) -> None:
-        self.write = write
-
-    def __call__(self, gradient: Array) -> Array:
-        return self.write(gradient, None)
-
-
-Source = Node | Tensor
-Edge = tuple[Source, Vjp]
-
-
-@contextmanager
-def no_grad() -> Iterator[None]:
-    """Within this block no graph is built: for evaluation, and for changing weights by hand."""
-    token = _grad_enabled.set(False)
-    try:
-        yield
-    finally:
-        _grad_enabled.reset(token)
-
-
-def is_grad_enabled() -> bool:
-    return _grad_enabled.get()
+__all__ = [
+    "Edge",
+    "Into",
+    "Node",
+    "Source",
+    "Vjp",
+    "backward",
+    "enable_grad",
+    "grad",
+    "is_grad_enabled",
+    "no_grad",
+    "record",
+    "set_grad_enabled",
+    "together",
+    "unbroadcast",
+    "walk",
+]
 
 
 def record(name: str, value: Any, *edges: tuple[Any, Vjp]) -> Tensor:
@@ -78,70 +46,101 @@ def record(name: str, value: Any, *edges: tuple[Any, Vjp]) -> Tensor:
     of the broadcast input: `backward` sums it to the input's shape.
     """
     output = Tensor(value if type(value) is np.ndarray else np.asarray(value))
-    if _grad_enabled.get():
+    make_node = active.get()
+    if make_node is not None:
         kept = tuple((x.node or x, vjp) for x, vjp in edges if isinstance(x, Tensor) and x.requires_grad)
         if kept:
-            output.node = Node(name, output.shape, output.dtype, kept)
+            output.node = make_node(name, output.shape, output.dtype, kept)
             output.requires_grad = True
+            if output.data.base is not None:
+                output.node.is_view = _is_view(output.data, edges)
+            if versions.rebased:
+                _refuse_stale(name, edges)
     return output
 
 
 def backward(
-    output: Tensor, gradient: Tensor | Array | None = None, *, retain_graph: bool = False
-) -> Iterator[tuple[Tensor, Array]]:
-    """Differentiate `output`: add to `.grad` of every leaf behind it, and yield the leaf and what was added.
+    tensors: Tensor | Sequence[Tensor],
+    grad_tensors: Tensor | Array | Sequence[Tensor | Array | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    *,
+    on_leaf: Callable[[Tensor, Array], None] | None = None,
+) -> None:
+    """Differentiate `tensors`: add to `.grad` of every leaf behind them, as torch.autograd.backward.
 
-    Leaves come as soon as their gradient is complete: the last layer's first. A leaf with a `slot` and no `.grad` gets
-    its gradient written there. Must be exhausted; RuntimeError where the graph was freed or nothing needs a gradient.
+    Leaves come as soon as their gradient is complete, the last layer's first; `on_leaf` is told each, and what was
+    added. A leaf with a `slot` and no `.grad` gets its gradient written there. RuntimeError where the graph was freed,
+    nothing needs a gradient, or a value that is needed was changed in place.
     """
-    for leaf, part in walk(output, _seed(output, gradient), retain_graph=retain_graph):
+    roots = _seeded("backward", tensors, grad_tensors, create_graph=create_graph)
+    for leaf, part in walk(roots, retain_graph=bool(retain_graph)):
+        assert isinstance(leaf, Tensor)
         leaf.accumulate_grad(part)
-        yield leaf, part
+        if on_leaf is not None:
+            on_leaf(leaf, part)
 
 
-def walk(output: Tensor, seed: Array, *, retain_graph: bool = False) -> Iterator[tuple[Tensor, Array]]:
-    """The reverse pass itself: yield each leaf with its gradient; no `.grad` is touched, only a free slot written.
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Array | Sequence[Tensor | Array | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of the sum of `outputs` by each of `inputs`, as torch.autograd.grad; no `.grad` is touched.
 
-    A node is ready once all its uses have contributed, so that ready nodes come in reverse topological order.
+    Inputs are any tensors of the graph, not only leaves. Only what lies between is walked, and freed. An input that
+    the outputs do not depend on is a RuntimeError, or with `allow_unused` gets None.
     """
-    root = output.node or output
-    uses = _count_uses(root)
+    roots = _seeded("grad", outputs, grad_outputs, create_graph=create_graph)
+    wanted = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    for i, x in enumerate(wanted):
+        if not x.requires_grad:
+            raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
+    sources = [x.node or x for x in wanted]
+    found = dict(walk(roots, retain_graph=bool(retain_graph), targets=set(sources)))
+    unused = [i for i, source in enumerate(sources) if source not in found]
+    if unused and not allow_unused:
+        raise RuntimeError(f"grad: the outputs do not depend on input {unused[0]}; allow_unused=True gives None for it")
+    return tuple(Tensor(np.array(found[source])) if source in found else None for source in sources)
+
+
+def walk(
+    roots: Sequence[tuple[Tensor, Array]], *, retain_graph: bool = False, targets: set[Source] | None = None
+) -> Iterator[tuple[Source, Array]]:
+    """The reverse pass itself, from tensors and their gradients: yield each leaf with its gradient. Exhaust it.
+
+    No `.grad` is touched, only a free slot written. With `targets`, which may be nodes, yield those instead, write to
+    no slot, and walk only what leads to them. A node is ready once all its uses have contributed, so that ready nodes
+    come in reverse topological order.
+    """
+    seeds = tuple((x.node or x, _constant(seed)) for x, seed in roots)
+    root = Node("outputs", (), np.dtype(np.float32), seeds)
+    uses = _count_uses(root) if targets is None else _count_uses_towards(targets, root)
     gradients: dict[Source, Array] = {}
-    if isinstance(root, Tensor):
-        yield root, seed
-        return
-    ready = [(root, seed)]
+    ready = [(root, np.zeros((), np.float32))]
     while ready:
-        node, gradient = ready.pop()
-        edges = node.edges
-        assert edges is not None, "a node is visited once"
-        if not retain_graph:
-            node.edges = None
-        complete = []
+        found: list[tuple[Source, Array]] = []
         with np.errstate(all="ignore"):  # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm
-            for source, vjp in edges:
-                gradients[source] = _add(gradients.get(source), gradient, source, vjp)
-                uses[source] -= 1
-                if not uses[source]:
-                    complete.append(source)
-        for source in complete:
-            if isinstance(source, Tensor):
-                yield source, gradients.pop(source)
-            else:
-                ready.append((source, gradients.pop(source)))
-
-
-def _add(earlier: Array | None, gradient: Array, source: Source, vjp: Vjp) -> Array:
-    """What is known of the gradient of `source`, plus what this vjp contributes."""
-    if isinstance(vjp, Into) and earlier is None and isinstance(source, Tensor) and source.grad is None:
-        part = vjp.write(gradient, source.slot)
-    else:
-        part = vjp(gradient)
-    if part.shape != source.shape:
-        part = unbroadcast(part, source.shape)
-    if part.dtype != source.dtype:
-        part = part.astype(source.dtype)
-    return np.asarray(part if earlier is None else earlier + part)
+            while ready and not found:
+                node, gradient = ready.pop()
+                complete = []
+                for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
+                    gradients[source] = _add(gradients.get(source), gradient, source, vjp, targets is None)
+                    uses[source] -= 1
+                    if not uses[source]:
+                        complete.append(source)
+                for source in complete:
+                    part = gradients.pop(source)
+                    if source.watch is not None:
+                        part = source.watch.see(part)
+                    if isinstance(source, Node):
+                        ready.append((source, part))
+                    if isinstance(source, Tensor) if targets is None else source in targets:
+                        found.append((source, part))
+        yield from found
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
@@ -152,34 +151,62 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     return np.reshape(summed, shape)
 
 
-def _seed(output: Tensor, gradient: Tensor | Array | None) -> Array:
-    if not output.requires_grad:
-        raise RuntimeError("backward: no gradient is needed here; no input has requires_grad, or no_grad() was on")
-    if gradient is None:
-        if output.data.size != 1:
-            raise RuntimeError(
-                f"backward: the output has shape {output.shape}; reduce it to a scalar, or give gradient= of that shape"
-            )
-        return np.ones(output.shape, output.dtype)
-    seed = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, output.dtype)
-    if seed.shape != output.shape:
-        raise ValueError(f"backward: gradient has shape {seed.shape} but the output has shape {output.shape}")
-    return seed
+# The parts of a walk.
 
 
-def _count_uses(root: Source) -> dict[Source, int]:
+def _take_edges(
+    node: Node, uses: dict[Source, int], *, retain_graph: bool, targets: set[Source] | None
+) -> Sequence[Edge]:
+    """The edges to walk; unless the graph is retained, the node is free of them then."""
+    edges = node.edges or ()  # only a target may have been freed before
+    wanted = edges if targets is None else [edge for edge in edges if edge[0] in uses]
+    if not wanted:  # what lies behind a target stays
+        return wanted
+    if node.time != versions.now:
+        _refuse_changed(node, wanted)
+    if not retain_graph:
+        node.edges = None
+    return wanted
+
+
+def _add(earlier: Array | None, gradient: Array, source: Source, vjp: Vjp, into_slot: bool) -> Array:
+    """What is known of the gradient of `source`, plus what this vjp contributes.
+
+    A leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
+    """
+    ours = earlier if isinstance(source, Tensor) and earlier is source.slot else None
+    if ours is not None and isinstance(vjp, Into) and vjp.add is not None:
+        return vjp.add(gradient, ours)
+    if (
+        isinstance(vjp, Into)
+        and earlier is None
+        and into_slot
+        and isinstance(source, Tensor)
+        and source.grad is None
+        and source.watch is None  # whoever looks on may keep what they see
+    ):
+        part = vjp.write(gradient, source.slot)
+    else:
+        part = vjp(gradient)
+    if part.shape != source.shape:
+        part = unbroadcast(part, source.shape)
+    if part.dtype != source.dtype:
+        part = part.astype(source.dtype)
+    if earlier is None:
+        return np.asarray(part)
+    return np.asarray(np.add(earlier, part, out=ours))
+
+
+def _count_uses(root: Node) -> dict[Source, int]:
     """How many edges lead to each source behind `root`."""
-    uses: dict[Source, int] = {root: 0}
-    stack = [root]
+    uses: dict[Source, int] = {}
+    stack: list[Source] = [root]
     while stack:
         node = stack.pop()
         if isinstance(node, Tensor):
             continue
         if node.edges is None:
-            raise RuntimeError(
-                f"backward: the graph behind '{node.name}' was freed by an earlier backward; "
-                "run the forward pass again, or give retain_graph=True the first time"
-            )
+            raise _freed(node)
         for source, _ in node.edges:
             if source in uses:
                 uses[source] += 1
@@ -187,3 +214,110 @@ def _count_uses(root: Source) -> dict[Source, int]:
                 uses[source] = 1
                 stack.append(source)
     return uses
+
+
+def _count_uses_towards(targets: set[Source], root: Node) -> dict[Source, int]:
+    """The same for those sources only from which a target is reached."""
+    users: dict[Source, list[Source]] = {root: []}
+    freed: list[Node] = []
+    stack: list[Source] = [root]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Tensor):
+            continue
+        if node.edges is None:
+            freed.append(node)
+            continue
+        for source, _ in node.edges:
+            if source not in users:
+                users[source] = []
+                stack.append(source)
+            users[source].append(node)
+    if freed and not targets <= users.keys():
+        raise _freed(next((node for node in freed if node not in targets), freed[0]))
+    uses: dict[Source, int] = {}
+    stack = [target for target in targets if target in users]
+    while stack:
+        source = stack.pop()
+        if source not in uses:
+            uses[source] = len(users[source])
+            stack.extend(users[source])
+    return uses
+
+
+def _freed(node: Node) -> RuntimeError:
+    return RuntimeError(
+        f"backward: the graph behind '{node.name}' was freed by an earlier backward; "
+        "run the forward pass again, or give retain_graph=True the first time"
+    )
+
+
+def _constant(value: Array) -> Vjp:
+    return lambda _: value
+
+
+def _seeded(
+    name: str, tensors: Tensor | Sequence[Tensor], gradients: Any, *, create_graph: bool
+) -> list[tuple[Tensor, Array]]:
+    """Each output with the gradient that it starts from."""
+    if create_graph:
+        raise NotImplementedError(f"{name}: create_graph=True: gradients of gradients are not supported")
+    outputs = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    if gradients is None:
+        seeds = [None] * len(outputs)
+    else:
+        seeds = list(gradients) if isinstance(gradients, list | tuple) else [gradients]
+    if len(seeds) != len(outputs):
+        raise ValueError(f"{name}: got {len(seeds)} gradients for {len(outputs)} outputs")
+    return [(output, _seed(name, output, seed)) for output, seed in zip(outputs, seeds, strict=True)]
+
+
+def _seed(name: str, output: Tensor, gradient: Tensor | Array | None) -> Array:
+    if not output.requires_grad:
+        raise RuntimeError(f"{name}: no gradient is needed here; no input has requires_grad, or no_grad() was on")
+    if gradient is None:
+        if output.data.size != 1:
+            raise RuntimeError(
+                f"{name}: the output has shape {output.shape}; reduce it to a scalar, or give gradient= of that shape"
+            )
+        return np.ones(output.shape, output.dtype)
+    seed = np.asarray(gradient.data if isinstance(gradient, Tensor) else gradient, output.dtype)
+    if seed.shape != output.shape:
+        raise ValueError(f"{name}: gradient has shape {seed.shape} but the output has shape {output.shape}")
+    return seed
+
+
+# Changes in place.
+
+
+def _refuse_changed(node: Node, edges: Sequence[Edge]) -> None:
+    """RuntimeError if what the vjps of this node hold was changed since the node was recorded."""
+    for array in versions.saved_arrays([vjp for _, vjp in edges]):
+        time, by = versions.last_change(array)
+        if time > node.time:
+            raise RuntimeError(
+                f"backward: '{node.name}' needs a value of shape {array.shape} that '{by}' has changed in place since; "
+                "change a clone() of it, or write the operation without the underscore"
+            )
+
+
+def _is_view(value: Array, edges: Sequence[tuple[Any, Vjp]]) -> bool:
+    owners = (x.data if x.data.base is None else x.data.base for x, _ in edges if isinstance(x, Tensor))
+    return any(owner is value.base for owner in owners)
+
+
+def _refuse_stale(name: str, edges: Sequence[tuple[Any, Vjp]]) -> None:
+    """RuntimeError if an input's values were changed through another tensor, with a gradient that the input's graph
+    does not know of."""
+    for x, _ in edges:
+        if isinstance(x, Tensor) and x.requires_grad:
+            time, by = versions.last_rebase(x.data)
+            if x.node is not None and time > x.node.time:
+                raise stale(name, x, by)
+
+
+def stale(name: str, x: Tensor, by: str) -> RuntimeError:
+    return RuntimeError(
+        f"{name}: an input of shape {x.shape} shares memory that '{by}' has changed in place through another tensor; "
+        "use that one, or change a clone()"
+    )

@@ -7,20 +7,63 @@ may be imported half when this one is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 import worker.autodiff.functional as F
 import worker.autodiff.graph as graph
+import worker.autodiff.hooks as hooks
+import worker.autodiff.inplace as inplace
 
 if TYPE_CHECKING:
-    from worker.autodiff.graph import Node
+    from worker.autodiff.node import Node
 
 Array = NDArray[Any]
 Dim = int | tuple[int, ...] | None
 Index = Any  # int, slice, None, Ellipsis, array, Tensor, or a tuple of them
+
+
+def _operation(name: str) -> Callable[..., Tensor]:
+    """The method that calls functional's operation of this name with the tensor as its first argument."""
+
+    def call(self: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        result: Tensor = getattr(F, name)(self, *arguments, **keywords)
+        return result
+
+    call.__name__ = call.__qualname__ = name
+    return call
+
+
+def _several(name: str) -> Callable[..., tuple[Tensor, ...]]:
+    """_operation, for one that gives several tensors."""
+    return cast("Callable[..., tuple[Tensor, ...]]", _operation(name))
+
+
+def _operations(names: str) -> Iterator[Callable[..., Any]]:
+    return map(_operation, names.split())
+
+
+def _reflected(name: str) -> Callable[..., Tensor]:
+    """The method behind `number - tensor`: the tensor is the second operand."""
+
+    def call(self: Tensor, other: Any) -> Tensor:
+        result: Tensor = getattr(F, name)(other, self)
+        return result
+
+    return call
+
+
+def _in_place(name: str) -> Callable[..., Tensor]:
+    """The method that changes the tensor to what functional's operation of this name gives for it."""
+
+    def call(self: Tensor, *arguments: Any, **keywords: Any) -> Tensor:
+        return inplace.change(self, f"{name}_", getattr(F, name), *arguments, **keywords)
+
+    call.__name__ = call.__qualname__ = f"{name}_"
+    return call
 
 
 class Tensor:
@@ -30,10 +73,11 @@ class Tensor:
     arrays keep their dtype (float64 for gradient checks, integers for indices).
 
     `grad` is None until a backward pass has reached this leaf. `slot`, where set, is the array that this leaf's
-    gradient is written to (nn.FlatParameters sets it); `grad` is then a view of it.
+    gradient is written to (nn.FlatParameters sets it); `grad` is then a view of it. `watch` is who wants to see the
+    leaf's gradient: see register_hook.
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad", "slot")
+    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad", "slot", "watch")
 
     # NumPy must leave `array * tensor` to Tensor.__rmul__.
     __array_ufunc__ = None
@@ -43,12 +87,14 @@ class Tensor:
     node: Node | None
     requires_grad: bool
     slot: Array | None
+    watch: hooks.Watch | None
 
     def __init__(self, array: Any, requires_grad: bool = False) -> None:
         self.data = array if type(array) is np.ndarray else _as_array(array)
         self.grad = None
         self.node = None
         self.slot = None
+        self.watch = None
         self.requires_grad = False
         if requires_grad:
             self.requires_grad_()
@@ -124,13 +170,43 @@ class Tensor:
         """The same memory, outside the graph."""
         return Tensor(self.data)
 
-    def backward(self, gradient: Tensor | Array | None = None, *, retain_graph: bool = False) -> None:
-        """Add the gradient of this tensor to `.grad` of every leaf that it depends on.
+    def clone(self) -> Tensor:
+        """A copy in memory of its own, in the graph."""
+        return graph.record("clone", self.data.copy(), (self, lambda g: g))
+
+    def backward(
+        self,
+        gradient: Tensor | Array | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+    ) -> None:
+        """Add the gradient of this tensor to `.grad` of every leaf that it depends on; see autodiff.backward.
 
         `gradient` is the gradient of the final result by this tensor, of its shape; a scalar needs none.
         """
-        for _ in graph.backward(self, gradient, retain_graph=retain_graph):
-            pass
+        graph.backward(self, gradient, retain_graph, create_graph)
+
+    def register_hook(self, hook: hooks.Hook) -> hooks.Handle:
+        """Call hook(gradient) whenever this tensor's gradient was computed; a Tensor it returns takes its place.
+
+        The gradient is complete, and not yet in `.grad`; the hook must not change it. `remove()` of what is returned
+        ends it. RuntimeError for a tensor without a gradient.
+        """
+        return self._watch("register_hook").add(hook)
+
+    def retain_grad(self) -> None:
+        """Let backward fill `.grad`, as if this were a leaf (for a leaf nothing changes)."""
+        watch = self._watch("retain_grad")
+        if self.node is not None:
+            watch.keep(self)
+
+    def _watch(self, name: str) -> hooks.Watch:
+        if not self.requires_grad:
+            raise RuntimeError(f"{name}: this tensor does not require a gradient")
+        source = self.node or self
+        if source.watch is None:
+            source.watch = hooks.Watch()
+        return source.watch
 
     def accumulate_grad(self, gradient: Array) -> None:
         """Add `gradient` (an array of this shape) to `.grad`, in place where there is one."""
@@ -143,130 +219,123 @@ class Tensor:
                 self.slot[...] = gradient
             self.grad = Tensor(self.slot)
 
-    # Operators. What they do is written in functional.
+    # Operators and methods. What they do is written once, in functional.
 
-    def __add__(self, other: Tensor | float) -> Tensor:
-        return F.add(self, other)
-
-    def __radd__(self, other: Tensor | float) -> Tensor:
-        return F.add(other, self)
-
-    def __sub__(self, other: Tensor | float) -> Tensor:
-        return F.sub(self, other)
-
-    def __rsub__(self, other: Tensor | float) -> Tensor:
-        return F.sub(other, self)
-
-    def __mul__(self, other: Tensor | float) -> Tensor:
-        return F.mul(self, other)
-
-    def __rmul__(self, other: Tensor | float) -> Tensor:
-        return F.mul(other, self)
-
-    def __truediv__(self, other: Tensor | float) -> Tensor:
-        return F.div(self, other)
-
-    def __rtruediv__(self, other: Tensor | float) -> Tensor:
-        return F.div(other, self)
-
-    def __pow__(self, exponent: float) -> Tensor:
-        return F.pow(self, exponent)
-
-    def __neg__(self) -> Tensor:
-        return F.neg(self)
-
-    def __abs__(self) -> Tensor:
-        return F.abs(self)
-
-    def __matmul__(self, other: Tensor) -> Tensor:
-        return F.matmul(self, other)
+    __add__, __radd__ = _operation("add"), _reflected("add")
+    __sub__, __rsub__ = _operation("sub"), _reflected("sub")
+    __mul__, __rmul__ = _operation("mul"), _reflected("mul")
+    __truediv__, __rtruediv__ = _operation("div"), _reflected("div")
+    __floordiv__, __rfloordiv__ = _operation("floor_divide"), _reflected("floor_divide")
+    __mod__, __rmod__ = _operation("remainder"), _reflected("remainder")
+    __pow__, __rpow__ = _operation("pow"), _reflected("pow")
+    __and__, __rand__ = _operation("bitwise_and"), _reflected("bitwise_and")
+    __or__, __ror__ = _operation("bitwise_or"), _reflected("bitwise_or")
+    __xor__, __rxor__ = _operation("bitwise_xor"), _reflected("bitwise_xor")
+    __invert__ = _operation("bitwise_not")
+    __neg__ = _operation("neg")
+    __abs__ = _operation("abs")
+    __matmul__ = _operation("matmul")
+    __getitem__ = _operation("getitem")
 
     def __eq__(self, other: object) -> Tensor:  # type: ignore[override]  # element by element, as in PyTorch
-        return Tensor(np.asarray(self.data == _plain(other)))
+        return NotImplemented if other is None else F.eq(self, other)  # type: ignore[arg-type]  # eq checks it
 
     def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return Tensor(np.asarray(self.data != _plain(other)))
+        return NotImplemented if other is None else F.ne(self, other)  # type: ignore[arg-type]
 
-    def __lt__(self, other: Tensor | float) -> Tensor:
-        return Tensor(np.asarray(self.data < _plain(other)))
-
-    def __le__(self, other: Tensor | float) -> Tensor:
-        return Tensor(np.asarray(self.data <= _plain(other)))
-
-    def __gt__(self, other: Tensor | float) -> Tensor:
-        return Tensor(np.asarray(self.data > _plain(other)))
-
-    def __ge__(self, other: Tensor | float) -> Tensor:
-        return Tensor(np.asarray(self.data >= _plain(other)))
-
+    __lt__, __le__, __gt__, __ge__ = _operations("lt le gt ge")
     __hash__ = object.__hash__  # a tensor is a key by identity
 
-    def __getitem__(self, index: Index) -> Tensor:
-        return F.getitem(self, index)
+    # Elementwise and reductions.
+    abs, acos, acosh, add, all = _operations("abs acos acosh add all")
+    amax, amin, any, argmax, argmin = _operations("amax amin any argmax argmin")
+    asin, asinh, atan, atan2, atanh = _operations("asin asinh atan atan2 atanh")
+    bitwise_and, bitwise_not, bitwise_or, bitwise_xor = _operations("bitwise_and bitwise_not bitwise_or bitwise_xor")
+    ceil, clamp, cos, cosh, cumprod = _operations("ceil clamp cos cosh cumprod")
+    cumsum = _operation("cumsum")
+    div = _operation("div")
+    eq, erf, erfc, exp, exp2 = _operations("eq erf erfc exp exp2")
+    expm1 = _operation("expm1")
+    floor, floor_divide = _operations("floor floor_divide")
+    ge, gt = _operations("ge gt")
+    hypot = _operation("hypot")
+    isfinite, isinf, isnan = _operations("isfinite isinf isnan")
+    le, lerp, log, log10, log1p = _operations("le lerp log log10 log1p")
+    log2, logical_and, logical_not, logical_or, logical_xor = _operations(
+        "log2 logical_and logical_not logical_or logical_xor"
+    )
+    logsumexp, lt = _operations("logsumexp lt")
+    max, maximum, mean, min, minimum = _operations("max maximum mean min minimum")
+    mul = _operation("mul")
+    ne, neg, norm = _operations("ne neg norm")
+    pow, prod = _operations("pow prod")
+    reciprocal, remainder, round, rsqrt = _operations("reciprocal remainder round rsqrt")
+    sign, sin, sinh, sqrt, square = _operations("sign sin sinh sqrt square")
+    std, sub, sum = _operations("std sub sum")
+    tan, trunc = _operations("tan trunc")
+    var = _operation("var")
 
-    # Methods. What they do is written in functional.
+    def where(self, condition: Tensor, other: Tensor | float) -> Tensor:
+        return F.where(condition, self, other)
 
-    def exp(self) -> Tensor:
-        return F.exp(self)
+    flatten = _operation("flatten")
+    log_softmax = _operation("log_softmax")
+    matmul = _operation("matmul")
+    permute = _operation("permute")
+    relu = _operation("relu")
+    reshape = _operation("reshape")
+    sigmoid = _operation("sigmoid")
+    softmax = _operation("softmax")
+    tanh = _operation("tanh")
+    transpose = _operation("transpose")
 
-    def log(self) -> Tensor:
-        return F.log(self)
+    # Shape, lookups, products.
+    addmm, baddbmm, bmm, broadcast_to, contiguous, diag = _operations("addmm baddbmm bmm broadcast_to contiguous diag")
+    diagonal, dot, expand, flip, gather, index_add = _operations("diagonal dot expand flip gather index_add")
+    index_select, masked_fill, masked_select, mm = _operations("index_select masked_fill masked_select mm")
+    movedim, mv, narrow, outer, repeat, roll = _operations("movedim mv narrow outer repeat roll")
+    scatter_add, select, squeeze, swapaxes = _operations("scatter_add select squeeze swapaxes")
+    take_along_dim, tile, trace, tril, triu, unflatten = _operations("take_along_dim tile trace tril triu unflatten")
+    unsqueeze, view = _operations("unsqueeze view")
+    chunk, split, unbind = map(_several, ("chunk", "split", "unbind"))
 
-    def sqrt(self) -> Tensor:
-        return F.sqrt(self)
+    def __iter__(self) -> Iterator[Tensor]:
+        """The tensors self[0], self[1], …; unlike those, their gradients take one pass together."""
+        return iter(self.unbind())
 
-    def tanh(self) -> Tensor:
-        return F.tanh(self)
+    # In place: the same values as without the underscore, in this tensor's memory; see inplace.
+    add_ = __iadd__ = _in_place("add")
+    sub_ = __isub__ = _in_place("sub")
+    mul_ = __imul__ = _in_place("mul")
+    div_ = __itruediv__ = _in_place("div")
+    abs_ = _in_place("abs")
+    clamp_ = _in_place("clamp")
+    exp_ = _in_place("exp")
+    log_ = _in_place("log")
+    masked_fill_ = _in_place("masked_fill")
+    neg_ = _in_place("neg")
+    pow_ = _in_place("pow")
+    relu_ = _in_place("relu")
+    sigmoid_ = _in_place("sigmoid")
+    sqrt_ = _in_place("sqrt")
+    tanh_ = _in_place("tanh")
 
-    def sigmoid(self) -> Tensor:
-        return F.sigmoid(self)
+    def copy_(self, source: Tensor) -> Tensor:
+        """Take the values of `source`, which is broadcast to this shape."""
+        return inplace.change(self, "copy_", inplace.copied, source)
 
-    def relu(self) -> Tensor:
-        return F.relu(self)
+    def fill_(self, value: float) -> Tensor:
+        return inplace.change(self, "fill_", inplace.filled, value)
 
-    def abs(self) -> Tensor:
-        return F.abs(self)
+    def zero_(self) -> Tensor:
+        return inplace.change(self, "zero_", inplace.filled, 0)
 
-    def pow(self, exponent: float) -> Tensor:
-        return F.pow(self, exponent)
-
-    def sum(self, dim: Dim = None, keepdim: bool = False) -> Tensor:
-        return F.sum(self, dim, keepdim)
-
-    def mean(self, dim: Dim = None, keepdim: bool = False) -> Tensor:
-        return F.mean(self, dim, keepdim)
-
-    def argmax(self, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        return F.argmax(self, dim, keepdim)
-
-    def softmax(self, dim: int) -> Tensor:
-        return F.softmax(self, dim)
-
-    def log_softmax(self, dim: int) -> Tensor:
-        return F.log_softmax(self, dim)
-
-    def matmul(self, other: Tensor) -> Tensor:
-        return F.matmul(self, other)
-
-    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
-        return F.reshape(self, *shape)
-
-    def flatten(self, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-        return F.flatten(self, start_dim, end_dim)
-
-    def transpose(self, dim0: int, dim1: int) -> Tensor:
-        return F.transpose(self, dim0, dim1)
-
-    def permute(self, *dims: int | tuple[int, ...]) -> Tensor:
-        return F.permute(self, *dims)
+    def __setitem__(self, index: Index, value: Tensor | float) -> None:
+        inplace.set_item(self, index, value)
 
     @property
     def T(self) -> Tensor:
         return F.permute(self, tuple(reversed(range(self.data.ndim))))
-
-
-def _plain(value: Any) -> Any:
-    return value.data if isinstance(value, Tensor) else value
 
 
 def _as_array(value: Any) -> Array:

@@ -12,23 +12,50 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import activations, formulas, rows, updates
+from worker.autodiff.kernels import activations, error_functions, formulas, linear_units, rows, updates
+from worker.autodiff.kernels.attention import attention_backward, attention_forward
+from worker.autodiff.kernels.embedding import add_rows
+from worker.autodiff.kernels.gemm import matmul
+from worker.autodiff.kernels.norms import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from worker.autodiff.kernels.rows import BLOCK
+from worker.autodiff.kernels.scatter import scatter_rows_add
 
 __all__ = [
     "BLOCK",
     "add_bias",
+    "add_rows",
+    "attention_backward",
+    "attention_forward",
     "block_square_sums",
     "column_sum",
+    "dropout",
+    "elu",
+    "elu_backward",
+    "erf",
+    "erfc",
     "gelu_erf",
     "gelu_erf_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "keep",
+    "layer_norm",
+    "layer_norm_backward",
+    "matmul",
+    "mish",
+    "mish_backward",
     "relu",
     "relu_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "scatter_rows_add",
+    "select",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax_cross_entropy",
+    "softplus",
+    "softplus_backward",
     "tanh",
     "tanh_backward",
     "updates",
@@ -36,20 +63,47 @@ __all__ = [
 
 Array = NDArray[Any]
 Elementwise = Callable[..., Array]
+SELECTORS = (np.bool_, np.uint16)
 
 
 def _elementwise(loop: Callable[..., None], formula: Elementwise) -> Elementwise:
-    """A function of arrays of one shape to a new array: the compiled loop if all are float32, else the formula."""
+    """A function of arrays of one shape to a new array: the compiled loop if all are float32, else the formula.
 
-    def run(*arrays: Array) -> Array:
+    The result has the memory layout of the last array, which is the value that a gradient belongs to. Arrays that are
+    dense in that layout, in whatever order their axes lie, are not copied. Masks and random draws (SELECTORS) need not
+    be float32. Numbers come by name, in the order of the loop's.
+    """
+
+    def run(*arrays: Array, **numbers: float) -> Array:
         for array in arrays:
-            if array.dtype != np.float32:
-                return formula(*arrays)
-        out = np.empty(arrays[0].shape, np.float32)
-        loop(*[array.ravel() for array in arrays], out.reshape(-1))
+            if array.dtype != np.float32 and array.dtype not in SELECTORS:
+                return formula(*arrays, **numbers)
+        out = np.empty_like(arrays[-1], np.float32)
+        loop(*[_flat(array, out) for array in arrays], *map(np.float32, numbers.values()), out.ravel("K"))
         return out
 
     return run
+
+
+def _in_double(loop: Callable[..., None]) -> Elementwise:
+    """The compiled loop in float64, for formulas that NumPy does not have."""
+
+    def run(array: Array) -> Array:
+        out = np.empty(array.shape)
+        loop(array.astype(np.float64).ravel(), out.reshape(-1))
+        return out.astype(array.dtype, copy=False)
+
+    return run
+
+
+def _flat(array: Array, like: Array) -> Array:
+    """The elements of an array in the order in which those of `like`, a dense array of its shape, lie in memory."""
+    is_alike = (array.flags.c_contiguous and like.flags.c_contiguous) or array.strides == like.strides
+    if not is_alike:
+        ordered = np.empty_like(like, array.dtype)
+        ordered[...] = array
+        array = ordered
+    return array.ravel("K")
 
 
 relu = _elementwise(activations.relu, formulas.relu)
@@ -62,6 +116,19 @@ gelu_tanh = _elementwise(activations.gelu_tanh, formulas.gelu_tanh)
 gelu_tanh_backward = _elementwise(activations.gelu_tanh_backward, formulas.gelu_tanh_backward)
 gelu_erf = _elementwise(activations.gelu_erf, formulas.gelu_erf)
 gelu_erf_backward = _elementwise(activations.gelu_erf_backward, formulas.gelu_erf_backward)
+erf = _elementwise(error_functions.erf, _in_double(error_functions.libm_erf))
+erfc = _elementwise(error_functions.libm_erfc, _in_double(error_functions.libm_erfc))
+silu = _elementwise(linear_units.silu, formulas.silu)
+silu_backward = _elementwise(linear_units.silu_backward, formulas.silu_backward)
+mish = _elementwise(linear_units.mish, formulas.mish)
+mish_backward = _elementwise(linear_units.mish_backward, formulas.mish_backward)
+softplus = _elementwise(linear_units.softplus, formulas.softplus)
+softplus_backward = _elementwise(linear_units.softplus_backward, formulas.softplus_backward)
+elu = _elementwise(linear_units.elu, formulas.elu)
+elu_backward = _elementwise(linear_units.elu_backward, formulas.elu_backward)
+select = _elementwise(linear_units.select, formulas.select)
+keep = _elementwise(linear_units.keep, formulas.keep)
+dropout = _elementwise(linear_units.dropout, formulas.dropout)
 
 
 def add_bias(y: Array, bias: Array) -> None:

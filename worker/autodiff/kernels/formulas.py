@@ -34,6 +34,52 @@ def sigmoid_backward(g: Array, y: Array) -> Array:
     return np.asarray(g * (y * (1 - y)))
 
 
+def silu(x: Array) -> Array:
+    return np.asarray(x * sigmoid(x))
+
+
+def silu_backward(g: Array, x: Array) -> Array:
+    s = sigmoid(x)
+    return np.asarray(g * (s * (1 + x * (1 - s))))
+
+
+def mish(x: Array) -> Array:
+    return np.asarray(x * np.tanh(np.logaddexp(x, 0)))
+
+
+def mish_backward(g: Array, x: Array) -> Array:
+    t = np.tanh(np.logaddexp(x, 0))
+    return np.asarray(g * (t + x * (1 - t * t) * sigmoid(x)))
+
+
+def softplus(x: Array, *, beta: float, threshold: float) -> Array:
+    return np.where(beta * x > threshold, x, np.logaddexp(beta * x, 0) / beta)
+
+
+def softplus_backward(g: Array, x: Array, *, beta: float, threshold: float) -> Array:
+    return np.where(beta * x > threshold, g, g * sigmoid(beta * x))
+
+
+def elu(x: Array, *, negative: float, positive: float, inner: float) -> Array:
+    return np.where(x <= 0, negative * np.expm1(inner * np.minimum(x, 0)), positive * x)
+
+
+def elu_backward(g: Array, x: Array, *, negative: float, positive: float, inner: float) -> Array:
+    return g * np.where(x <= 0, negative * inner * np.exp(inner * np.minimum(x, 0)), positive)
+
+
+def select(mask: Array, x: Array, y: Array) -> Array:
+    return np.where(mask, x, y)
+
+
+def keep(mask: Array, x: Array) -> Array:
+    return np.where(mask, x, x.dtype.type(0))
+
+
+def dropout(draws: Array, x: Array, *, first_kept: int, scale: float) -> Array:
+    return np.where(draws >= first_kept, x * scale, x.dtype.type(0))
+
+
 def gelu_tanh(x: Array) -> Array:
     return np.asarray(x * sigmoid(_twice_u(x)))
 

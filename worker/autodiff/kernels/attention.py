@@ -1,0 +1,176 @@
+"""Scaled dot-product attention as products of blocks, with the softmax between them in place.
+
+Causal attention goes over blocks of rows, and never computes the columns that none of a block's rows may see.
+
+Shapes: ... batch and heads, T queries, S keys, E width of queries and keys, V width of values. Queries, keys, values
+and their gradients may be views with any strides, such as the thirds of one array. The attention `weights` (..., T, S)
+and all that is written are the caller's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.autodiff.kernels.approximations import ONE, ZERO, exp
+from worker.autodiff.kernels.compilation import compiled_sum
+from worker.autodiff.kernels.gemm import matmul
+from worker.autodiff.kernels.intrinsics import maximum
+
+Array = NDArray[Any]
+
+BLOCK = 64  # rows; smaller ones skip more of the masked half, but their products are slower
+LOWEST = np.float32(-np.inf)
+
+
+def attention_forward(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    scale: float,
+    is_causal: bool,
+    bias: Array | None,
+    keep: Array | None,
+    out: Array,
+) -> Array:
+    """out (..., T, V) = softmax(query @ key.T * scale + bias) * keep @ value; the softmax is returned, (..., T, S).
+
+    `bias` and `keep`, dropout's factors, broadcast to (..., T, S). If `is_causal`, row t sees columns 0..t only, and
+    what the softmax has beyond the block on the diagonal is left unset.
+    """
+    rows, columns = query.shape[-2], key.shape[-2]
+    weights = np.empty((*query.shape[:-1], columns), query.dtype)
+    for first, last, end in _row_blocks(rows, columns, is_causal):
+        block = weights[..., first:last, :end]
+        matmul(query[..., first:last, :], key[..., :end, :].swapaxes(-1, -2), out=block)
+        if bias is not None:
+            block *= block.dtype.type(scale)
+            block += bias[..., first:last, :end]
+        _softmax(weights, 1 if bias is not None else scale, first, last, end, is_causal)
+        kept = block if keep is None else block * keep[..., first:last, :end]
+        matmul(kept, value[..., :end, :], out=out[..., first:last, :])
+    return weights
+
+
+def attention_backward(
+    g: Array,
+    query: Array,
+    key: Array,
+    value: Array,
+    weights: Array,
+    *,
+    scale: float,
+    is_causal: bool,
+    keep: Array | None,
+    out: Sequence[Array],
+) -> Array:
+    """Write the gradients of query, key and value into `out`, given that of the output, g (..., T, V).
+
+    The gradient of query @ key.T is returned, (..., T, S), set where the softmax is.
+    """
+    rows, columns = weights.shape[-2:]
+    dquery, dkey, dvalue = out
+    dweights = np.empty(weights.shape, weights.dtype)
+    for first, last, end in _row_blocks(rows, columns, is_causal):
+        block = dweights[..., first:last, :end]
+        matmul(g[..., first:last, :], value[..., :end, :].swapaxes(-1, -2), out=block)
+        if keep is not None:
+            block *= keep[..., first:last, :end]
+        _softmax_backward(weights, dweights, scale, first, last, end)
+        matmul(block, key[..., :end, :], out=dquery[..., first:last, :])
+    kept = weights if keep is None else weights * keep
+    for first, last, start in _column_blocks(rows, columns, is_causal):
+        seen_by = np.s_[..., start:, first:last]
+        matmul(kept[seen_by].swapaxes(-1, -2), g[..., start:, :], out=dvalue[..., first:last, :])
+        matmul(dweights[seen_by].swapaxes(-1, -2), query[..., start:, :], out=dkey[..., first:last, :])
+    if is_causal and columns > rows:  # keys that no query sees
+        dkey[..., rows:, :] = 0
+        dvalue[..., rows:, :] = 0
+    return dweights
+
+
+def _row_blocks(rows: int, columns: int, is_causal: bool) -> Sequence[tuple[int, int, int]]:
+    """(first, last, end): rows first..last-1 see columns 0..end-1 at most."""
+    if not is_causal:
+        return [(0, rows, columns)]
+    lasts = [min(first + BLOCK, rows) for first in range(0, rows, BLOCK)]
+    return [(i * BLOCK, last, min(last, columns)) for i, last in enumerate(lasts)]
+
+
+def _column_blocks(rows: int, columns: int, is_causal: bool) -> Sequence[tuple[int, int, int]]:
+    """(first, last, start): columns first..last-1 are seen by rows start.. at most."""
+    if not is_causal:
+        return [(0, columns, 0)]
+    seen = min(rows, columns)
+    return [(first, min(first + BLOCK, seen), first) for first in range(0, seen, BLOCK)]
+
+
+def _softmax(scores: Array, scale: float, first: int, last: int, end: int, is_causal: bool) -> None:
+    """Replace a block of scores (..., T, S) by softmax(scores * scale) over its columns; rows of -Inf become zeros."""
+    if scores.dtype == np.float32:
+        _softmax_loop(_matrices(scores), np.float32(scale), first, last, end, is_causal)
+        return
+    block = scores[..., first:last, :end]
+    block *= scale
+    if is_causal:
+        block[..., np.arange(first, last)[:, None] < np.arange(end)] = -np.inf
+    largest = block.max(axis=-1, keepdims=True, initial=-np.inf)
+    np.exp(block - np.where(largest == -np.inf, 0, largest), out=block)
+    total = block.sum(axis=-1, keepdims=True)
+    block /= np.where(total == 0, 1, total)
+
+
+def _softmax_backward(weights: Array, g: Array, scale: float, first: int, last: int, end: int) -> None:
+    """Replace a block of g, the gradient of the weights that _softmax gave, by that of the scores."""
+    if g.dtype == np.float32:
+        _softmax_backward_loop(_matrices(weights), _matrices(g), np.float32(scale), first, last, end)
+        return
+    block, weight = g[..., first:last, :end], weights[..., first:last, :end]
+    block -= (block * weight).sum(axis=-1, keepdims=True)
+    block *= weight * scale
+
+
+def _matrices(x: Array) -> Array:
+    return x.reshape(-1, *x.shape[-2:])
+
+
+@compiled_sum
+def _softmax_loop(scores: Array, scale: np.float32, first: int, last: int, end: int, is_causal: bool) -> None:
+    for n in range(scores.shape[0]):
+        for t in range(first, last):
+            row = scores[n, t, :end]
+            largest = LOWEST
+            if is_causal:
+                for s in range(end):
+                    row[s] = row[s] * scale if s <= t else LOWEST
+                    largest = maximum(largest, row[s])
+            else:
+                for s in range(end):
+                    row[s] *= scale
+                    largest = maximum(largest, row[s])
+            if largest == LOWEST:
+                largest = ZERO
+            total = ZERO
+            for s in range(end):
+                e = exp(row[s] - largest)
+                row[s] = e
+                total += e
+            share = ZERO if total == ZERO else ONE / total
+            for s in range(end):
+                row[s] *= share
+
+
+@compiled_sum
+def _softmax_backward_loop(weights: Array, g: Array, scale: np.float32, first: int, last: int, end: int) -> None:
+    for n in range(g.shape[0]):
+        for t in range(first, last):
+            gradient, weight = g[n, t, :end], weights[n, t, :end]
+            total = ZERO
+            for s in range(end):
+                total += gradient[s] * weight[s]
+            for s in range(end):
+                gradient[s] = weight[s] * (gradient[s] - total) * scale

@@ -1,0 +1,186 @@
+"""Tiles of a matrix product held in vector registers: the inner loop of a direct convolution, as LLVM IR.
+
+A loop in Python cannot say which sums stay in registers; this can. A tile is up to ROWS x 2*LANES sums, as many as the
+CPU has registers for. Each sum is one chain of fused multiply-adds in the order of its terms, so that its bits depend
+neither on the tile it is in nor on where the arrays lie in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import config
+
+from worker.autodiff.kernels.compilation import Kernel
+from worker.autodiff.kernels.intrinsics import FLOAT, INT, f32, intrinsic
+
+
+def _shape() -> tuple[int, int]:
+    """(floats in a register, rows of a tile) of the CPU that numba compiles for; (0, 0) where there is no kernel."""
+    given: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]  # set as numba is imported
+    features = given if given is not None else llvmlite.binding.get_host_cpu_features().flatten()
+    names = features.split(",")
+    if "+avx512f" in names:
+        return 16, 14  # 28 of 32 registers hold sums
+    if "+avx2" in names and "+fma" in names:
+        return 8, 6  # 12 of 16
+    return 0, 0
+
+
+LANES, ROWS = _shape()
+COLUMNS = 2 * LANES
+AVAILABLE = LANES > 0
+
+LONG = ir.IntType(64)
+pointer: Any = types.CPointer(f32)  # type: ignore[no-untyped-call]  # numba has no types here
+i64 = types.int64
+
+
+@intrinsic
+def address(_: Any, array: Any, offset: Any) -> Any:
+    """Where element `offset` of a contiguous array of float32 lies."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.gep(builder.bitcast(data, FLOAT.as_pointer()), [args[1]])
+
+    return pointer(array, i64), generate
+
+
+def make_tile(row_step: int, term_step: int) -> Kernel:
+    """tile(rows, vectors, segments, num_segments, num_terms, a, b, b_step, init, init_step, c, c_step):
+
+    c[i, j] = init[i, j] + sum of a[segments[s] + i*row_step + k*term_step] * b[s*num_terms + k, j] over s and k, for
+    i < rows and j < vectors*LANES. 1 <= rows <= ROWS, vectors is 1 or 2, and there is at least one term. The rows of b,
+    init and c lie b_step, init_step and c_step apart. `segments` are offsets in a: an array of int64.
+    """
+
+    @intrinsic
+    def tile(
+        _: Any,
+        rows: Any,
+        vectors: Any,
+        segments: Any,
+        num_segments: Any,
+        num_terms: Any,
+        a: Any,
+        b: Any,
+        b_step: Any,
+        init: Any,
+        init_step: Any,
+        c: Any,
+        c_step: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            offsets = context.make_array(segments)(context, builder, args[2]).data
+            _Generator(builder, row_step, term_step).choose(args[0], args[1], [offsets, *args[3:]])
+            return context.get_dummy_value()
+
+        signature = types.void(i64, i64, segments, i64, i64, pointer, pointer, i64, pointer, i64, pointer, i64)
+        return signature, generate
+
+    return tile
+
+
+class _Generator:
+    """Writes the IR of a tile. `builder` stands where the tile begins, and afterwards where it has ended."""
+
+    def __init__(self, builder: Any, row_step: int, term_step: int) -> None:
+        self.builder, self.row_step, self.term_step = builder, row_step, term_step
+        self.vector = ir.VectorType(FLOAT, LANES)
+        name = f"llvm.fma.v{LANES}f32"
+        self.fma = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+
+    def choose(self, rows: Any, vectors: Any, args: Sequence[Any]) -> None:
+        """One loop for each shape of a tile, and a jump to the right one."""
+        builder = self.builder
+        end = builder.append_basic_block("tile.end")
+        shape = builder.add(builder.mul(rows, _long(2)), vectors)
+        switch = builder.switch(shape, end)
+        for r in range(1, ROWS + 1):
+            for v in (1, 2):
+                block = builder.append_basic_block(f"tile.{r}.{v}")
+                switch.add_case(_long(2 * r + v), block)
+                builder.position_at_end(block)
+                self.tile(r, v, *args)
+                builder.branch(end)
+        builder.position_at_end(end)
+
+    def tile(
+        self,
+        rows: int,
+        vectors: int,
+        segments: Any,
+        num_segments: Any,
+        num_terms: Any,
+        a: Any,
+        b: Any,
+        b_step: Any,
+        init: Any,
+        init_step: Any,
+        c: Any,
+        c_step: Any,
+    ) -> None:
+        builder = self.builder
+        zeros = [ir.Constant(self.vector, [0.0] * LANES)] * (rows * vectors)
+
+        def segment(s: Any, carried: Sequence[Any]) -> list[Any]:
+            start = builder.gep(a, [builder.load(builder.gep(segments, [s]))])
+            return self._loop(num_terms, term, [start, *carried])[1:]
+
+        def term(_: Any, carried: Sequence[Any]) -> list[Any]:
+            at, row, *sums = carried
+            columns = [self._load(row, v * LANES) for v in range(vectors)]
+            for i in range(rows):
+                factor = self._broadcast(builder.load(builder.gep(at, [_long(i * self.row_step)])))
+                for v, column in enumerate(columns):
+                    sums[i * vectors + v] = builder.call(self.fma, [factor, column, sums[i * vectors + v]])
+            return [builder.gep(at, [_long(self.term_step)]), builder.gep(row, [b_step]), *sums]
+
+        _, *sums = self._loop(num_segments, segment, [b, *zeros])
+        for i in range(rows):
+            first, out = (builder.gep(p, [builder.mul(step, _long(i))]) for p, step in ((init, init_step), (c, c_step)))
+            for v in range(vectors):
+                self._store(builder.fadd(sums[i * vectors + v], self._load(first, v * LANES)), out, v * LANES)
+
+    def _loop(self, count: Any, body: Any, carried: Sequence[Any]) -> list[Any]:
+        """`carried = body(i, carried)` for i < count, at least once; returns what is carried out."""
+        builder, before = self.builder, self.builder.block
+        block = builder.append_basic_block("loop")
+        builder.branch(block)
+        builder.position_at_end(block)
+        phis = [builder.phi(value.type) for value in (_long(0), *carried)]
+        results = body(phis[0], phis[1:])
+        following = builder.add(phis[0], _long(1))
+        for phi, first, last in zip(phis, (_long(0), *carried), (following, *results), strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(last, builder.block)
+        end = builder.append_basic_block("loop.end")
+        builder.cbranch(builder.icmp_signed("<", following, count), block, end)
+        builder.position_at_end(end)
+        return list(results)
+
+    def _broadcast(self, number: Any) -> Any:
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = self.builder.insert_element(undefined, number, ir.Constant(INT, 0))
+        everywhere = ir.Constant(ir.VectorType(INT, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, undefined, everywhere)
+
+    def _load(self, start: Any, offset: int) -> Any:
+        return self.builder.load(self._at(start, offset), align=4)
+
+    def _store(self, value: Any, start: Any, offset: int) -> None:
+        self.builder.store(value, self._at(start, offset), align=4)
+
+    def _at(self, start: Any, offset: int) -> Any:
+        return self.builder.bitcast(self.builder.gep(start, [_long(offset)]), self.vector.as_pointer())
+
+
+def _long(value: int) -> Any:
+    return ir.Constant(LONG, value)

@@ -1,0 +1,85 @@
+"""Normalisation over the last dimensions. Names, arguments and meaning are PyTorch's.
+
+Shapes: ... leading dimensions, C the normalised ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from worker.autodiff import kernels
+from worker.autodiff.graph import record, together
+from worker.autodiff.tensor import Array, Tensor
+
+__all__ = [
+    "layer_norm",
+    "rms_norm",
+]
+
+Shape = int | tuple[int, ...]
+
+
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Shape,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(input - mean) / sqrt(variance + eps) * weight + bias over the last dimensions (Ba et al., 2016).
+
+    input (..., C), weight and bias (C), where C is `normalized_shape`; the result is (..., C).
+    """
+    shape = _check("layer_norm", input, normalized_shape, weight, bias)
+    x = _rows(input.data, shape)
+    scale = _vector(weight, 1, x)
+    y, mean, rstd = kernels.layer_norm(x, scale, _vector(bias, 0, x), eps)
+
+    def backward(g: Array) -> tuple[Array, ...]:
+        dx, dweight, dbias = kernels.layer_norm_backward(_rows(g, shape), x, scale, mean, rstd)
+        return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)
+
+    return record("layer_norm", y.reshape(input.shape), *zip((input, weight, bias), together(backward, 3), strict=True))
+
+
+def rms_norm(input: Tensor, normalized_shape: Shape, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """input / sqrt(avg(input**2) + eps) * weight over the last dimensions (Zhang & Sennrich, 2019).
+
+    input (..., C), weight (C), where C is `normalized_shape`; eps is by default that of the dtype, as in PyTorch.
+    """
+    shape = _check("rms_norm", input, normalized_shape, weight)
+    x = _rows(input.data, shape)
+    scale = _vector(weight, 1, x)
+    y, rstd = kernels.rms_norm(x, scale, float(np.finfo(x.dtype).eps) if eps is None else eps)
+
+    def backward(g: Array) -> tuple[Array, ...]:
+        dx, dweight = kernels.rms_norm_backward(_rows(g, shape), x, scale, rstd)
+        return dx.reshape(g.shape), dweight.reshape(shape)
+
+    return record("rms_norm", y.reshape(input.shape), *zip((input, weight), together(backward, 2), strict=True))
+
+
+def _rows(x: Array, shape: tuple[int, ...]) -> Array:
+    """x (..., *shape) as a contiguous matrix."""
+    columns = math.prod(shape)
+    return np.ascontiguousarray(x).reshape(x.size // columns if columns else 0, columns)
+
+
+def _vector(parameter: Tensor | None, default: float, like: Array) -> Array:
+    if parameter is None:
+        return np.full(like.shape[1], default, like.dtype)
+    return np.ascontiguousarray(parameter.data, like.dtype).reshape(-1)
+
+
+def _check(name: str, input: Tensor, normalized_shape: Shape, *parameters: Tensor | None) -> tuple[int, ...]:
+    shape = normalized_shape if isinstance(normalized_shape, tuple) else (normalized_shape,)
+    if input.dtype.kind != "f":
+        raise ValueError(f"{name}: expected a floating-point tensor, got {input.dtype}")
+    if not shape or input.shape[-len(shape) :] != shape:
+        raise ValueError(f"{name}: input has shape {input.shape}, expected the last dimensions to be {shape}")
+    for parameter in parameters:
+        if parameter is not None and parameter.shape != shape:
+            raise ValueError(f"{name}: weight or bias has shape {parameter.shape}, expected {shape}")
+    return shape
