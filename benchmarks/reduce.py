@@ -21,7 +21,9 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     """This project's reduce and update, over the node's shared memory."""
     import numpy as np
 
+    from worker.autodiff import Tensor
     from worker.nn import Sequential
+    from worker.objective import Objective
     from worker.optim import rules
     from worker.recipe import Recipe
     from worker.reduce.barrier import Barrier
@@ -44,8 +46,7 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     segment.gradient(rank, 0)[:] = np.random.default_rng(rank).standard_normal(num_parameters, np.float32)
     recipe = Recipe(
         model=Sequential(),
-        loss=lambda predictions, targets: predictions,
-        losses_per_sample=1,
+        objective=Objective(lambda model, batch: (Tensor(batch.inputs), batch.targets), has_classes=False),
         rule=rules.Adam(),
         learning_rate=lambda step: 1e-3,
         clip_norm=CLIP_NORM,

@@ -218,27 +218,6 @@ class TestLayers:
         with pytest.raises(ValueError, match="Linear: got 0 features in and 3 out"):
             Linear(0, 3, generator=init.generator(1))
 
-    @pytest.mark.parametrize(
-        ("module", "function"),
-        [
-            (nn.ReLU(), F.relu),
-            (nn.Tanh(), F.tanh),
-            (nn.Sigmoid(), F.sigmoid),
-            (nn.GELU(), F.gelu),
-            (nn.GELU("tanh"), lambda x: F.gelu(x, "tanh")),
-            (nn.Flatten(), lambda x: x.reshape(2, 12)),
-        ],
-    )
-    def test_module_is_its_function(self, module: nn.Module, function: Any) -> None:
-        x = Tensor(init.generator(1).standard_normal((2, 3, 4)).astype(np.float32))
-        np.testing.assert_array_equal(module(x).data, function(x).data)
-
-    def test_losses_are_their_functions(self) -> None:
-        x, y = Tensor(init.generator(1).standard_normal((4, 3)).astype(np.float32)), Tensor([0, 1, 2, 1])
-        got = nn.CrossEntropyLoss(ignore_index=1, reduction="sum")(x, y)
-        assert got.item() == F.cross_entropy(x, y, ignore_index=1, reduction="sum").item()
-        assert nn.MSELoss()(x, x + 2).item() == pytest.approx(4)
-
     def test_sequential_is_a_sequence(self) -> None:
         model = small_model()
         assert len(model) == 3

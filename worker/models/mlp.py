@@ -14,7 +14,7 @@ ACTIVATIONS: Mapping[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "
 
 
 class Mlp(Module):
-    """x (B, features) -> (B, outputs), through one hidden layer for each width in `hidden`.
+    """x (B, ...), `features` numbers a row, -> (B, outputs), through one hidden layer for each width in `hidden`.
 
     The activation decides how the weights start: Kaiming's way for relu and gelu, Xavier's for tanh, with its gain.
     The last layer, which no activation follows, has gain 1. Biases start at zero.
@@ -39,7 +39,7 @@ class Mlp(Module):
         self.layers = Sequential(*layers, _linear(widths[-1], outputs, "linear", generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)  # type: ignore[no-any-return]  # a module takes and gives anything
+        return self.layers(x.flatten(1))  # type: ignore[no-any-return]  # a module takes and gives anything
 
 
 def _linear(features_in: int, features_out: int, nonlinearity: str, generator: np.random.Generator) -> Linear:

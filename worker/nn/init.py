@@ -7,6 +7,7 @@ state. Weights are (features out, features in, ...).
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,8 @@ from worker.autodiff import Tensor
 Mode = Literal["fan_in", "fan_out"]
 
 GAINS = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2)}
+
+NORMAL, LEAST_SHARE = NormalDist(), 0.01  # of trunc_normal_'s draws that may be kept: fewer take for ever
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -28,6 +31,25 @@ def zeros_(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def ones_(tensor: Tensor) -> Tensor:
+    tensor.data[...] = 1
+    return tensor
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    tensor.data[...] = val
+    return tensor
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """The identity: a linear layer that starts so passes its inputs on."""
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: the tensor has shape {tensor.shape}, expected 2 dimensions")
+    rows, columns = tensor.shape
+    tensor.data[...] = np.eye(rows, columns)
+    return tensor
+
+
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: np.random.Generator) -> Tensor:
     tensor.data[...] = generator.uniform(a, b, tensor.shape)
     return tensor
@@ -35,6 +57,55 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: np.ra
 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: np.random.Generator) -> Tensor:
     tensor.data[...] = generator.normal(mean, std, tensor.shape)
+    return tensor
+
+
+def scaled_residual_(tensor: Tensor, layers: int, std: float = 0.02, *, generator: np.random.Generator) -> Tensor:
+    """Normal with std / sqrt(2 * layers): for a weight whose output is added to a residual stream.
+
+    A transformer of so many layers adds twice in each, so that the stream's variance does not grow with depth
+    (GPT-2: Radford et al., 2019).
+    """
+    if layers < 1:
+        raise ValueError(f"scaled_residual_: got {layers} layers, expected at least 1")
+    return normal_(tensor, 0, std / math.sqrt(2 * layers), generator=generator)
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    *,
+    generator: np.random.Generator,
+) -> Tensor:
+    """Normal, but within a..b, which are values and no multiples of std. What falls outside is drawn again."""
+    if not a < b:
+        raise ValueError(f"trunc_normal_: got the limits {a}..{b}, expected the first to be smaller")
+    low, high = (NORMAL.cdf((limit - mean) / std) for limit in (a, b))
+    if high - low < LEAST_SHARE:
+        raise ValueError(f"trunc_normal_: {a}..{b} is too far from mean {mean} with std {std}")
+    values = np.asarray(generator.normal(mean, std, tensor.shape))
+    while (outside := (values < a) | (values > b)).any():
+        values[outside] = generator.normal(mean, std, np.count_nonzero(outside))
+    tensor.data[...] = values
+    return tensor
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0, *, generator: np.random.Generator) -> Tensor:
+    """gain times a matrix with orthonormal rows, or columns if there are more rows (Saxe et al., 2013).
+
+    Dimensions beyond the first are one. The signs make it uniform among all such matrices (Mezzadri, 2006).
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: the tensor has shape {tensor.shape}, expected at least 2 dimensions")
+    if not tensor.numel():
+        return tensor
+    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
+    q, r = np.linalg.qr(generator.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diagonal(r))
+    tensor.data[...] = (gain * (q if rows >= columns else q.T)).reshape(tensor.shape)
     return tensor
 
 

@@ -1,4 +1,4 @@
-"""Layers, activations and losses as modules. Names, arguments and state dict keys are PyTorch's.
+"""Linear, and layers without parameters. Names, arguments and state dict keys are PyTorch's.
 
 Shapes: I features in, O features out.
 """
@@ -6,14 +6,11 @@ Shapes: I features in, O features out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal
 
 import numpy as np
 
 from worker.autodiff import Tensor
 from worker.autodiff import functional as F
-from worker.autodiff.losses import Reduction
 from worker.nn import init
 from worker.nn.module import Module, Parameter
 
@@ -42,33 +39,6 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
-class ReLU(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x)
-
-
-class Tanh(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.tanh(x)
-
-
-class Sigmoid(Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return F.sigmoid(x)
-
-
-class GELU(Module):
-    def __init__(self, approximate: Literal["none", "tanh"] = "none") -> None:
-        super().__init__()
-        self.approximate = approximate
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x, self.approximate)
-
-    def extra_repr(self) -> str:
-        return f"approximate={self.approximate!r}"
-
-
 class Flatten(Module):
     """(N, ...) -> (N, the rest)."""
 
@@ -83,46 +53,27 @@ class Flatten(Module):
         return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
 
 
-class Sequential(Module):
-    """Modules one after the other; their names are 0, 1, 2, ..."""
+class Identity(Module):
+    """x itself; takes any arguments."""
 
-    def __init__(self, *modules: Module) -> None:
+    def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__()
-        for i, module in enumerate(modules):
-            setattr(self, str(i), module)
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in self:
-            x = module(x)
         return x
 
-    def __iter__(self) -> Iterator[Module]:
-        return self.children()
 
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+class Dropout(Module):
+    """functional.dropout while training, x itself in evaluation."""
 
-    def __getitem__(self, index: int) -> Module:
-        return list(self)[index]
-
-
-class CrossEntropyLoss(Module):
-    """From logits and class indices: functional.cross_entropy."""
-
-    def __init__(self, *, ignore_index: int = -100, reduction: Reduction = "mean") -> None:
+    def __init__(self, p: float = 0.5) -> None:
         super().__init__()
-        self.ignore_index, self.reduction = ignore_index, reduction
+        if not 0 <= p <= 1:
+            raise ValueError(f"Dropout: p is {p}, expected 0..1")
+        self.p = p
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(input, target, ignore_index=self.ignore_index, reduction=self.reduction)
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p, self.training)
 
-
-class MSELoss(Module):
-    """The squared difference: functional.mse_loss."""
-
-    def __init__(self, *, reduction: Reduction = "mean") -> None:
-        super().__init__()
-        self.reduction = reduction
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(input, target, reduction=self.reduction)
+    def extra_repr(self) -> str:
+        return f"p={self.p}"

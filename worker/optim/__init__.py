@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from worker.optim import rules, schedules
-from worker.optim.clip import clip_grad_norm_, clip_scale
-from worker.optim.optimizer import SGD, Adam, AdamW, Momentum, Optimizer
+from worker.optim.clip import clip_grad_norm_, clip_grad_value_, clip_scale
+from worker.optim.optimizer import SGD, Adagrad, Adam, AdamW, Lion, Momentum, Optimizer, RMSprop
 
-__all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "clip_grad_norm_", "clip_scale", "rules", "schedules"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Lion",
+    "Momentum",
+    "Optimizer",
+    "RMSprop",
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_scale",
+    "rules",
+    "schedules",
+]

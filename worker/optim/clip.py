@@ -1,9 +1,11 @@
-"""Clipping by the global norm: all gradients together get one factor, so that their norm is at most `max_norm`."""
+"""Clipping: by the global norm, where all gradients together get one factor; by value, each element by itself."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+
+import numpy as np
 
 from worker.autodiff import Tensor, kernels
 
@@ -16,8 +18,7 @@ def clip_scale(square_sum: float, max_norm: float) -> float:
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients in place so that their joint norm is at most max_norm; the norm before is returned."""
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm_: max_norm is {max_norm}, expected a positive number")
+    _check("clip_grad_norm_: max_norm", max_norm)
     gradients = [parameter.grad.data for parameter in parameters if parameter.grad is not None]
     square_sum = math.fsum(block for g in gradients for block in kernels.block_square_sums(g.ravel()))
     scale = clip_scale(square_sum, max_norm)
@@ -25,3 +26,17 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
         for g in gradients:
             g *= g.dtype.type(scale)
     return math.sqrt(square_sum)
+
+
+def clip_grad_value_(parameters: Iterable[Tensor], clip_value: float) -> None:
+    """Clip each element of the gradients in place to [-clip_value, clip_value]; NaN stays NaN."""
+    _check("clip_grad_value_: clip_value", clip_value)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            g = parameter.grad.data
+            np.clip(g, -clip_value, clip_value, out=g)
+
+
+def _check(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}, expected a positive number")
