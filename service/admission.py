@@ -14,7 +14,7 @@ from service.ledger import Ledger
 from service.records import spec_digest
 from service.runs import Cluster
 from service.store import Request
-from worker.spec import DataSpec, JobSpec
+from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
 
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
@@ -35,7 +35,7 @@ class Admission:
         *,
         ledger: Ledger,
         cluster: Cluster,
-        check_data: Callable[[DataSpec], None],
+        check_data: Callable[[JobSpec], None],
         clock: Callable[[], float],
     ) -> None:
         self._dispatcher, self._ledger, self._cluster = dispatcher, ledger, cluster
@@ -72,7 +72,7 @@ class Admission:
             raise FailedPrecondition(str(violation), reason="TOO_FEW_WORKER_SLOTS", violations=[violation])
         try:
             async with self._data_checks, asyncio.timeout(limits.DATA_CHECK_SECONDS):
-                await asyncio.to_thread(self._check_data, spec.data)
+                await asyncio.to_thread(self._check_data, spec)
         except SpecError as error:
             raise InvalidJob(error.violations) from None
         except TimeoutError:

@@ -161,7 +161,9 @@ def job_to_proto(job: jobs.Job) -> job_pb2.Job:
 
 def evaluation_to_proto(evaluation: jobs.Evaluation) -> job_pb2.Evaluation:
     """An evaluation as a message."""
-    return job_pb2.Evaluation(step=evaluation.step, loss=evaluation.loss, accuracy=evaluation.accuracy)
+    return job_pb2.Evaluation(
+        step=evaluation.step, loss=evaluation.loss, accuracy=evaluation.accuracy, perplexity=evaluation.perplexity
+    )
 
 
 def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:

@@ -23,10 +23,12 @@ from service.observer import SegmentObserver
 from service.runs import News, Report, RunFailed, RunStarted, RunStopped, RunSucceeded
 from service.worker_group import Order, RefusedError, WorkerGroup, WorkersLostError
 from worker import checkpoint
-from worker.replica import ChunkResult, Leg, LegEnd, identity_of
-from worker.spec import JobSpec, Task
+from worker.objective import Scores
+from worker.replica import Leg, LegEnd, identity_of
+from worker.spec import JobSpec
 
 MAX_LOSSES_WITHOUT_A_STEP = 3  # a job that kills its workers again and again must not do so for ever
+MAX_EXPONENT = 700.0  # exp of more is no float64
 NEWS_SECONDS = 0.2  # how long a question for news waits for something to happen
 
 logger = logging.getLogger(__name__)
@@ -137,13 +139,17 @@ class _Coordinator:
 
     async def _evaluate(self, group: WorkerGroup) -> Evaluation:
         """The committed weights on the held-out samples; sums over chunks in their order, whoever computed them."""
-        answers: list[list[ChunkResult]] = await group.all("evaluate")
-        chunks = sorted((chunk for answer in answers for chunk in answer), key=lambda chunk: chunk.chunk)
-        loss = math.fsum(chunk.loss_sum for chunk in chunks) / sum(chunk.num_losses for chunk in chunks)
-        accuracy = None
-        if group.facts.task is Task.CLASSIFICATION:
-            accuracy = sum(chunk.num_correct for chunk in chunks) / sum(chunk.num_samples for chunk in chunks)
-        return Evaluation(group.segment.control.committed, loss, accuracy)
+        answers: list[dict[int, Scores]] = await group.all("evaluate")
+        by_chunk = {chunk: scores for answer in answers for chunk, scores in answer.items()}
+        chunks, objective = [by_chunk[chunk] for chunk in sorted(by_chunk)], group.facts.objective
+        num_losses = sum(scores.num_losses for scores in chunks)
+        loss = math.fsum(scores.loss_sum for scores in chunks) / num_losses
+        return Evaluation(
+            group.segment.control.committed,
+            loss,
+            accuracy=sum(scores.num_correct for scores in chunks) / num_losses if objective.has_classes else None,
+            perplexity=math.exp(min(loss, MAX_EXPONENT)) if objective.is_per_token else None,
+        )
 
     async def _replace(self, group: WorkerGroup, lost: WorkersLostError, losses: int) -> None:
         """New workers for lost ones; `losses` is how often in a row this happened without a step between."""
@@ -216,6 +222,7 @@ class CheckpointWriter:
                 self._order.checkpoints,
                 state,
                 tensors=self._group.facts.tensors,
+                description=self._group.facts.description,
                 job=identity_of(self._spec),
                 keep=self._spec.checkpoint.keep,
             )

@@ -186,7 +186,13 @@ def _plain_scalar(value: Any) -> Any:
 def _absolute(document: Any, directory: Path) -> Any:
     """The document with the path of its data file made absolute: the service may run in another directory."""
     match document:
-        case {"data": {"arrays": {"path": str(path) as given} as arrays} as data} if given:
-            arrays = arrays | {"path": str(directory / Path(path).expanduser())}
-            return document | {"data": data | {"arrays": arrays}}
+        case {"data": dict(data)}:
+            return document | {"data": {kind: _absolute_part(part, directory) for kind, part in data.items()}}
     return document
+
+
+def _absolute_part(part: Any, directory: Path) -> Any:
+    match part:
+        case {"path": str(path)} if path:
+            return part | {"path": str(directory / Path(path).expanduser())}
+    return part

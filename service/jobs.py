@@ -102,11 +102,15 @@ class IllegalTransitionError(Exception):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results on held-out samples after `step` committed steps; `accuracy` in [0, 1], None for regression."""
+    """Results on held-out samples after `step` committed steps.
+
+    `accuracy` in [0, 1] is None for regression; `perplexity`, exp(loss), is there for text alone.
+    """
 
     step: int
     loss: float
     accuracy: float | None = None
+    perplexity: float | None = None
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from service.metrics import Metrics
 from service.pb.backprop.v1 import training_service_pb2, training_service_pb2_grpc
 from service.runs import Cluster
 from service.web.app import make_app
-from worker.spec import DataSpec
+from worker.spec import JobSpec
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Endpoints:
         return f"http://{self.http}" if self.http else ""
 
 
-def check_data(spec: DataSpec) -> None:
+def check_data(spec: JobSpec) -> None:
     """Raises SpecError for data that does not work."""
     from worker.data import (
         source,
@@ -80,7 +80,7 @@ async def serve(
     *,
     stop: asyncio.Event,
     ready: Callable[[Endpoints], None] = lambda endpoints: None,
-    data_check: Callable[[DataSpec], None] = check_data,
+    data_check: Callable[[JobSpec], None] = check_data,
     patience: limits.Patience = limits.PATIENCE,
 ) -> None:
     """Runs a service until `stop` is set; calls `ready` once it answers. Raises StartError; then nothing is left."""

@@ -23,7 +23,7 @@ from service.config import Address, Settings
 from service.fake_cluster import FakeCluster
 from service.limits import Patience
 from service.server import Endpoints, serve
-from worker.spec import DataSpec, JobSpec, parse_spec
+from worker.spec import JobSpec, parse_spec
 
 SHARED_MEMORY = Path("/dev/shm")
 SECONDS = 20.0  # how long a condition is waited for; nothing here takes a second
@@ -129,7 +129,7 @@ async def start_service(tmp_path: Path) -> AsyncIterator[StartService]:
         cluster: FakeCluster | None = None,
         data_dir: Path = tmp_path / "data",
         listen: Address = ANYWHERE,
-        data_check: Callable[[DataSpec], None] = lambda spec: None,
+        data_check: Callable[[JobSpec], None] = lambda spec: None,
     ) -> RunningService:
         cluster = FakeCluster() if cluster is None else cluster
         stop = asyncio.Event()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import ray
 
+from worker.objective import Scores
 from worker.process import keep_freed_memory
-from worker.replica import ChunkResult, Facts, Leg, Replica
+from worker.replica import Facts, Leg, Replica
 from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
 
@@ -40,7 +41,7 @@ class _Worker:
     def run(self, until_step: int, *, epoch: int) -> Leg:
         return self._loaded.run(until_step, epoch=epoch)
 
-    def evaluate(self) -> list[ChunkResult]:
+    def evaluate(self) -> dict[int, Scores]:
         return self._loaded.evaluate()
 
     @property

@@ -1,6 +1,6 @@
 """Checkpoints on disk: complete and verified, or not there.
 
-    <directory>/step-0000000200/weights.safetensors     the parameters, by their names
+    <directory>/step-0000000200/weights.safetensors     the model, see model_file
                                 optimizer.safetensors   the optimizer's state vectors, flat
                                 manifest.json           step, job, checksums, numeric fingerprint; written last
 
@@ -25,6 +25,9 @@ import numba
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+
+from worker import model_file
+from worker.model_file import Description
 
 FORMAT = 1
 WEIGHTS, OPTIMIZER, MANIFEST = "weights.safetensors", "optimizer.safetensors", "manifest.json"
@@ -86,7 +89,15 @@ def fingerprint() -> dict[str, object]:
     }
 
 
-def publish(directory: Path, state: TrainingState, *, tensors: Tensors, job: Mapping[str, str], keep: int) -> Published:
+def publish(
+    directory: Path,
+    state: TrainingState,
+    *,
+    tensors: Tensors,
+    description: Description,
+    job: Mapping[str, str],
+    keep: int,
+) -> Published:
     """Writes a checkpoint, verifies it and makes it visible; then removes all but the `keep` newest.
 
     `job` goes into the manifest as it is. Raises OSError, with nothing half there, where the disk does not take it.
@@ -99,8 +110,8 @@ def publish(directory: Path, state: TrainingState, *, tensors: Tensors, job: Map
     try:
         temporary.mkdir(mode=0o700)
         files = {
-            WEIGHTS: save(tensors.named(state.weights), {"step": str(state.step)}),
-            OPTIMIZER: save(dict(state.optimizer), {"step": str(state.step)}),
+            WEIGHTS: model_file.encode(tensors.named(state.weights), description),
+            OPTIMIZER: save(dict(state.optimizer)),
         }
         sums = {name: _write(temporary / name, content) for name, content in files.items()}
         manifest = {

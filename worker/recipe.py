@@ -2,74 +2,92 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from worker.autodiff import Tensor
-from worker.autodiff import functional as F
 from worker.data.dataset import Dataset
 from worker.models import build
 from worker.nn import Module, init
+from worker.objective import Objective, objective_of
 from worker.optim import rules, schedules
 from worker.spec import (
+    AdagradOptimizer,
     AdamOptimizer,
     JobSpec,
+    LionOptimizer,
     MomentumOptimizer,
     NonFinitePolicy,
     OptimizerSpec,
+    RmspropOptimizer,
     ScheduleSpec,
     SgdOptimizer,
-    Task,
 )
-
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a job trains and how; the same on every worker.
 
-    `loss` takes predictions and targets and gives the *sum* of the losses; `losses_per_sample` is how many it sums
-    for one sample. `learning_rate` takes the step, counting from 0.
+    `learning_rate` takes the step, counting from 0. The mean gradient is clipped by clip_norm, then each element by
+    clip_value, which may be infinite.
     """
 
     model: Module
-    loss: Loss
-    losses_per_sample: int
+    objective: Objective
     rule: rules.Rule
     learning_rate: Callable[[int], float]
     clip_norm: float | None
     on_non_finite: NonFinitePolicy
+    clip_value: float = math.inf
 
 
 def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
     """The recipe of a job over its data; the model's weights are the job's first, drawn from its seed."""
-    is_classification = dataset.task is Task.CLASSIFICATION
     factor = schedule_of(spec.schedule, total_steps=spec.training.max_steps)
     base_rate: float = spec.optimizer.chosen.learning_rate
     return Recipe(
-        model=build(spec.model, dataset, generator=init.generator(spec.training.seed)),
-        loss=partial(F.cross_entropy if is_classification else F.mse_loss, reduction="sum"),
-        losses_per_sample=1 if is_classification else dataset.num_outputs,
+        model=build(
+            spec.model,
+            input_shape=dataset.input_shape,
+            num_outputs=dataset.num_outputs,
+            generator=init.generator(spec.training.seed),
+        ),
+        objective=objective_of(spec.model, dataset),
         rule=rule_of(spec.optimizer),
         learning_rate=lambda step: base_rate * factor(step),
         clip_norm=spec.training.clip_norm,
+        clip_value=math.inf if spec.training.clip_value is None else spec.training.clip_value,
         on_non_finite=spec.training.on_non_finite,
     )
 
 
 def rule_of(spec: OptimizerSpec) -> rules.Rule:
-    """The update rule of an optimizer."""
+    """The update rule of an optimizer, with the average of the weights where one is asked for."""
+    rule = _plain_rule_of(spec)
+    return rule if spec.ema is None else rules.Averaged(rule, spec.ema.decay)
+
+
+def _plain_rule_of(spec: OptimizerSpec) -> rules.Rule:
     match spec.chosen:
         case SgdOptimizer() as sgd:
-            return rules.SGD(weight_decay=sgd.weight_decay)
+            return rules.SGD(sgd.momentum, sgd.dampening, sgd.weight_decay, sgd.nesterov)
         case MomentumOptimizer() as momentum:
             return rules.Momentum(momentum=momentum.momentum, weight_decay=momentum.weight_decay)
         case AdamOptimizer() as adam:
             rule = rules.AdamW if spec.kind == "adamw" else rules.Adam
             return rule(adam.beta1, adam.beta2, adam.epsilon, adam.weight_decay)
+        case RmspropOptimizer() as rmsprop:
+            return rules.RMSprop(
+                rmsprop.alpha, rmsprop.epsilon, rmsprop.weight_decay, rmsprop.momentum, rmsprop.centered
+            )
+        case AdagradOptimizer() as adagrad:
+            return rules.Adagrad(
+                adagrad.lr_decay, adagrad.weight_decay, adagrad.initial_accumulator_value, adagrad.epsilon
+            )
+        case LionOptimizer() as lion:
+            return rules.Lion(lion.beta1, lion.beta2, lion.weight_decay)
     raise AssertionError(spec.kind)
 
 
@@ -77,6 +95,9 @@ _SCHEDULES: Mapping[str, Callable[..., Callable[[int], float]]] = {
     "constant": lambda total_steps: schedules.Constant(),
     "linear": schedules.Linear,
     "cosine": schedules.Cosine,
+    "step": lambda total_steps, **arguments: schedules.Step(**arguments),
+    "wsd": schedules.WarmupStableDecay,
+    "one_cycle": schedules.OneCycle,
 }
 
 

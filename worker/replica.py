@@ -15,16 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from worker import checkpoint
-from worker.autodiff import Tensor, no_grad
+from worker.autodiff import philox
 from worker.data import source
 from worker.data.dataset import Dataset
 from worker.data.sampler import Sampler
+from worker.model_file import Description
 from worker.nn.flat import FlatParameters
+from worker.objective import Objective, Scores
 from worker.recipe import recipe_of
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.segment import Segment, Shape
 from worker.reduce.tree import assign, cross_joins
-from worker.spec import JobSpec, Task
+from worker.spec import JobSpec
 from worker.step import TrainingStep
 from worker.update import NEVER, NonFiniteError, PhaseClock, RangeUpdate
 
@@ -50,24 +52,14 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class ChunkResult:
-    """Sums over one chunk of the held-out samples."""
-
-    chunk: int
-    loss_sum: float
-    num_losses: int
-    num_correct: int
-    num_samples: int
-
-
-@dataclass(frozen=True)
 class Facts:
     """What the coordinator must know of a loaded job."""
 
     shape: Shape
     tensors: checkpoint.Tensors
     state_names: tuple[str, ...]
-    task: Task
+    objective: Objective
+    description: Description
 
 
 def identity_of(spec: JobSpec) -> Mapping[str, str]:
@@ -100,7 +92,8 @@ class Replica:
             ),
             checkpoint.Tensors(tuple(named), tuple(parameter.shape for parameter in named.values())),
             self._recipe.rule.state_names,
-            dataset.task,
+            self._recipe.objective,
+            Description(spec.model, dataset.input_shape, dataset.num_outputs, dataset.vocabulary),
         )
         self._segment: Segment | None = None
         self._rank = -1
@@ -108,7 +101,7 @@ class Replica:
     @classmethod
     def load(cls, spec: JobSpec, *, num_workers: int) -> Replica:
         """A replica with its data read and its model built. Raises SpecError where the data does not work."""
-        return cls(spec, source.load(spec.data), num_workers=num_workers)
+        return cls(spec, source.load(spec), num_workers=num_workers)
 
     def create_segment(self, path: Path, checkpoints: Path) -> int:
         """Creates the job's segment with the newest good checkpoint in it, or the first weights; returns the step."""
@@ -117,8 +110,11 @@ class Replica:
         segment = Segment.create(path, shape)
         step = 0 if saved is None else saved.step
         segment.weights(step)[:] = self._first_weights if saved is None else saved.weights
-        for name, vector in zip(names, segment.state(step), strict=True):
-            vector[:] = 0 if saved is None else saved.optimizer[name]
+        if saved is None:
+            self._recipe.rule.start(segment.weights(step), segment.state(step))
+        else:
+            for name, vector in zip(names, segment.state(step), strict=True):
+                vector[:] = saved.optimizer[name]
         segment.control.commit(step)
         segment.control.last_step = NEVER
         segment.close()
@@ -146,23 +142,19 @@ class Replica:
             return Leg(LegEnd.NON_FINITE, committed, str(error))
         return Leg(LegEnd.REACHED, committed)
 
-    def evaluate(self) -> list[ChunkResult]:
-        """This worker's chunks of the held-out samples, under the committed weights."""
-        segment, held_out = self._joined, self._dataset.validation
+    def evaluate(self) -> dict[int, Scores]:
+        """This worker's chunks of the held-out samples, by their numbers, under the committed weights."""
+        segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
         self._flat.bind_weights(segment.weights(segment.control.committed))
-        results = []
+        scores = {}
+        model.eval()
         for chunk in range(self._rank, -(-len(held_out) // EVALUATION_CHUNK), self._num_workers):
             positions = np.arange(chunk * EVALUATION_CHUNK, min((chunk + 1) * EVALUATION_CHUNK, len(held_out)))
-            samples = held_out.take(positions)
-            with no_grad(), np.errstate(all="ignore"):
-                predictions = self._recipe.model(Tensor(samples.inputs))
-                loss_sum = self._recipe.loss(predictions, Tensor(samples.targets)).item()
-            num_correct = 0
-            if self._dataset.task is Task.CLASSIFICATION:
-                num_correct = int((predictions.data.argmax(axis=1) == samples.targets).sum())
-            num_losses = len(samples) * self._recipe.losses_per_sample
-            results.append(ChunkResult(chunk, loss_sum, num_losses, num_correct, len(samples)))
-        return results
+            philox.seed(self._spec.training.seed, chunk)
+            with np.errstate(all="ignore"):
+                scores[chunk] = self._recipe.objective.score(model, held_out.take(positions))
+        model.train()
+        return scores
 
     @property
     def _joined(self) -> Segment:
@@ -190,4 +182,5 @@ class Replica:
             clock=clock,
             samples=self._dataset.training,
             sampler=self._sampler,
+            seed=self._spec.training.seed,
         )

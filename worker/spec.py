@@ -8,32 +8,115 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from worker.architecture import (
+    Activation,
+    BertModel,
+    CnnModel,
+    GptModel,
+    MlpModel,
+    ModelSpec,
+    TransformerModel,
+)
+from worker.optimization import (
+    AdagradOptimizer,
+    AdamOptimizer,
+    AdamwOptimizer,
+    ConstantSchedule,
+    CosineSchedule,
+    Ema,
+    LinearSchedule,
+    LionOptimizer,
+    MomentumOptimizer,
+    OneCycleSchedule,
+    OptimizerSpec,
+    RmspropOptimizer,
+    ScheduleSpec,
+    SgdOptimizer,
+    StepSchedule,
+    WsdSchedule,
+)
+from worker.parts import (
+    MAX_STEPS,
+    Choice,
+    Fraction,
+    Name,
+    NonNegative,
+    Part,
+    Positive,
+    Seed,
+    Width,
+)
 from worker.violations import SpecError, Violation, shown, violation_of
 
-MAX_PARAMETERS_PER_LAYER_SIDE = 1 << 20  # a weight matrix of this width squared would not fit any machine
+__all__ = [
+    "DEFAULT_SHARDS",
+    "MAX_GLOBAL_BATCH_SIZE",
+    "MAX_SHARDS",
+    "MAX_STEPS",
+    "Activation",
+    "AdagradOptimizer",
+    "AdamOptimizer",
+    "AdamwOptimizer",
+    "ArraysData",
+    "BertModel",
+    "CheckpointSpec",
+    "CnnModel",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "DataSpec",
+    "DigitsData",
+    "Ema",
+    "EvaluationSpec",
+    "GptModel",
+    "JobSpec",
+    "LinearSchedule",
+    "LionOptimizer",
+    "MlpModel",
+    "ModelSpec",
+    "MomentumOptimizer",
+    "NonFinitePolicy",
+    "OneCycleSchedule",
+    "OptimizerSpec",
+    "Precision",
+    "RmspropOptimizer",
+    "ScheduleSpec",
+    "SgdOptimizer",
+    "SpecError",
+    "StepSchedule",
+    "SyntheticData",
+    "Task",
+    "TextData",
+    "Tokenizer",
+    "TrainingSpec",
+    "TransformerModel",
+    "Violation",
+    "WorkersSpec",
+    "WsdSchedule",
+    "default_shards",
+    "parse_spec",
+]
+
 MAX_GLOBAL_BATCH_SIZE = 1 << 20
 MAX_SHARDS = 1024  # each shard has a slot in the control page
-MAX_STEPS = 1_000_000_000
 DEFAULT_SHARDS = 8
 
 
-class Activation(StrEnum):
-    """Activation functions, by their names in PyTorch."""
-
-    RELU = "relu"
-    TANH = "tanh"
-    GELU = "gelu"
-
-
 class Task(StrEnum):
-    """What a model learns; decides its loss."""
+    """What a model learns from rows of numbers; decides its loss."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+
+
+class Tokenizer(StrEnum):
+    """How text becomes tokens."""
+
+    CHAR = "char"
+    BYTE = "byte"
 
 
 class Precision(StrEnum):
@@ -47,78 +130,6 @@ class NonFinitePolicy(StrEnum):
 
     FAIL = "fail"
     SKIP = "skip"
-
-
-class Part(BaseModel):
-    """A part of a job spec: unknown keys, wrong types, NaN and infinities are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_default(cls, value: Any) -> Any:
-        """`digits:` with nothing behind it means `digits: {}`."""
-        return {} if value is None else value
-
-
-class Choice(Part):
-    """A part of which exactly one key is given: `{mlp: {...}}`."""
-
-    @property
-    def kind(self) -> str:
-        """The key that was given."""
-        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
-
-    @property
-    def chosen(self) -> Any:
-        """The part behind that key."""
-        return getattr(self, self.kind)
-
-    @classmethod
-    def kinds(cls) -> tuple[str, ...]:
-        """Every key that may be given."""
-        return tuple(cls.model_fields)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_chosen(cls, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: {} if part is None else part for key, part in value.items()}
-        return value
-
-    @model_serializer(mode="plain")
-    def _only_the_chosen(self) -> dict[str, Any]:
-        return {self.kind: self.chosen}
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        given = [name for name in self.kinds() if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"got {' and '.join(given) or 'none'}, expected exactly one of {', '.join(self.kinds())}")
-        return self
-
-
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Ratio = Annotated[float, Field(ge=0, le=1)]
-Width = Annotated[int, Field(ge=1, le=MAX_PARAMETERS_PER_LAYER_SIDE)]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-
-
-class MlpModel(Part):
-    """Linear layers with an activation between them."""
-
-    hidden: tuple[Width, ...] = Field(default=(), strict=False, max_length=1000)
-    activation: Activation = Field(default=Activation.RELU, strict=False)
-
-
-class ModelSpec(Choice):
-    """Exactly one kind of model."""
-
-    mlp: MlpModel | None = None
 
 
 class DigitsData(Part):
@@ -146,78 +157,22 @@ class ArraysData(Part):
     validation_fraction: Fraction = 0.2
 
 
+class TextData(Part):
+    """A text file, or all files of a directory that match a pattern; without a path, Python's own library."""
+
+    path: str | None = Field(default=None, min_length=1, max_length=4096)
+    pattern: str = Field(default="*.py", min_length=1, max_length=1024)
+    tokenizer: Tokenizer = Field(default=Tokenizer.CHAR, strict=False)
+    validation_fraction: Fraction = 0.1
+
+
 class DataSpec(Choice):
     """Exactly one source of data."""
 
     digits: DigitsData | None = None
     synthetic: SyntheticData | None = None
     arrays: ArraysData | None = None
-
-
-class SgdOptimizer(Part):
-    """w = w - learning_rate * (g + weight_decay*w)"""
-
-    learning_rate: Positive = 0.01
-    weight_decay: NonNegative = 0.0
-
-
-class MomentumOptimizer(Part):
-    """v = momentum*v - learning_rate*g; w = w + v"""
-
-    learning_rate: Positive = 0.01
-    momentum: Decay = 0.9
-    weight_decay: NonNegative = 0.0
-
-
-class AdamOptimizer(Part):
-    """Adam (Kingma & Ba, 2015)."""
-
-    learning_rate: Positive = 0.001
-    beta1: Decay = 0.9
-    beta2: Decay = 0.999
-    epsilon: Positive = 1e-8
-    weight_decay: NonNegative = 0.0
-
-
-class AdamwOptimizer(AdamOptimizer):
-    """AdamW (Loshchilov & Hutter, 2019)."""
-
-    weight_decay: NonNegative = 0.01
-
-
-class OptimizerSpec(Choice):
-    """Exactly one optimizer."""
-
-    sgd: SgdOptimizer | None = None
-    momentum: MomentumOptimizer | None = None
-    adam: AdamOptimizer | None = None
-    adamw: AdamwOptimizer | None = None
-
-
-class ConstantSchedule(Part):
-    """The learning rate stays as it is."""
-
-
-class LinearSchedule(Part):
-    """Linear warm-up, then a straight line to min_ratio at the last step."""
-
-    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
-    min_ratio: Ratio = 1.0
-
-
-class CosineSchedule(Part):
-    """Linear warm-up, then half a cosine to min_ratio at the last step."""
-
-    warmup_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
-    min_ratio: Ratio = 0.0
-
-
-class ScheduleSpec(Choice):
-    """Exactly one schedule."""
-
-    constant: ConstantSchedule | None = None
-    linear: LinearSchedule | None = None
-    cosine: CosineSchedule | None = None
+    text: TextData | None = None
 
 
 def default_shards(global_batch_size: int) -> int:
@@ -235,6 +190,7 @@ class TrainingSpec(Part):
     shards: int = Field(default=0, ge=1, le=MAX_SHARDS)  # 0: not given, until the validator below fills it in
     max_steps: int = Field(default=1000, ge=1, le=MAX_STEPS)
     clip_norm: Positive | None = None
+    clip_value: Positive | None = None
     seed: Seed = 0
     precision: Precision = Field(default=Precision.FP32, strict=False)
     on_non_finite: NonFinitePolicy = Field(default=NonFinitePolicy.FAIL, strict=False)
@@ -298,11 +254,21 @@ class JobSpec(Part):
                 f"workers.max: got {self.workers.max}, expected at most training.shards ({self.training.shards}); "
                 "raise training.shards or ask for fewer workers"
             )
+        takes_text = isinstance(self.model.chosen, TransformerModel)
+        if takes_text != (self.data.text is not None):
+            expected = "text" if takes_text else "digits, synthetic or arrays"
+            raise ValueError(f"data: got {self.data.kind}, expected {expected} for the model {self.model.kind}")
         warmup_steps = getattr(self.schedule.chosen, "warmup_steps", 0)
         if warmup_steps >= self.training.max_steps:
             raise ValueError(
                 f"schedule.{self.schedule.kind}.warmup_steps: got {warmup_steps}, "
                 f"expected less than training.max_steps ({self.training.max_steps})"
+            )
+        decay_steps = getattr(self.schedule.chosen, "decay_steps", 0)
+        if warmup_steps + decay_steps >= self.training.max_steps:
+            raise ValueError(
+                f"schedule.{self.schedule.kind}.decay_steps: got {decay_steps}, expected less than "
+                f"training.max_steps - warmup_steps ({self.training.max_steps - warmup_steps})"
             )
         return self
 

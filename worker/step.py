@@ -7,8 +7,8 @@ the number of workers: a shard is computed in the same way wherever it runs.
 
 from __future__ import annotations
 
-from worker.autodiff import Tensor
-from worker.data.dataset import Samples
+from worker.autodiff import philox
+from worker.data.dataset import Batch, Samples
 from worker.data.sampler import Sampler
 from worker.nn.flat import FlatParameters
 from worker.recipe import Recipe
@@ -33,10 +33,11 @@ class TrainingStep:
         clock: PhaseClock,
         samples: Samples,
         sampler: Sampler,
+        seed: int,
     ) -> None:
         self._recipe, self._flat, self._control = recipe, flat, segment.control
         self._assignment, self._update, self._clock = assignment, update, clock
-        self._samples, self._sampler = samples, sampler
+        self._samples, self._sampler, self._seed = samples, sampler, seed
         self._num_shards = segment.shape.num_shards
         self._weights = [flat.views_of(segment.weights(parity)) for parity in (0, 1)]
         self._slots = [flat.views_of(segment.gradient(rank, slot)) for slot in range(assignment.num_slots)]
@@ -53,22 +54,22 @@ class TrainingStep:
         for action in self._assignment.actions:
             match action:
                 case Compute(shard, slot):
-                    samples = self._samples.take(batch[shard * shard_size : (shard + 1) * shard_size])
+                    part = self._samples.take(batch[shard * shard_size : (shard + 1) * shard_size])
                     self._clock.lap("data")
-                    self._compute(samples, shard=shard, slot=slot)
+                    philox.seed(self._seed, step, shard)
+                    self._compute(part, shard=shard, slot=slot)
                 case Join(into, other):
                     add_into(self._slots[into].vector, self._slots[other].vector)
                     self._clock.lap("reduce")
         return self._update(step)
 
-    def _compute(self, samples: Samples, *, shard: int, slot: int) -> None:
+    def _compute(self, batch: Batch, *, shard: int, slot: int) -> None:
         """Forward and backward over one shard; the gradient of its loss sum goes into a gradient slot."""
         self._flat.bind_gradient(self._slots[slot])
-        predictions = self._recipe.model(Tensor(samples.inputs))
-        loss = self._recipe.loss(predictions, Tensor(samples.targets))
+        loss, num_losses = self._recipe.objective.loss(self._recipe.model, batch)
         self._clock.lap("forward")
         loss.backward()
         self._flat.fill_unused()
         self._control.shard_losses[shard] = loss.item()
-        self._control.shard_counts[shard] = len(samples) * self._recipe.losses_per_sample
+        self._control.shard_counts[shard] = num_losses
         self._clock.lap("backward")

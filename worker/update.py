@@ -6,7 +6,7 @@ worker reads was last written by the others before a barrier, and what it writes
     barrier                           every partial sum is there
     reduce     own range           -> the sum of all shards, in place, and its squares block by block
     barrier                           every block's squares are there
-    clip       the whole norm      -> one scale, the same on every worker
+    clip       the whole norm      -> one scale, the same on every worker (by value: in the update)
     update     own range           -> weights and optimizer state of t+1, beside those of t
     barrier                           every range of t+1 is there
     commit
@@ -121,6 +121,7 @@ class RangeUpdate:
             step=step + 1,
             learning_rate=learning_rate,
             scale=scale,
+            limit=self._recipe.clip_value,
         )
 
     def _carry_over(self, step: int) -> None:

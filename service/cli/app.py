@@ -246,6 +246,31 @@ def export(
 
 
 @app.command()
+def sample(
+    job: JobName,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")] = "",
+    tokens: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many tokens to write.")] = 200,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0 writes what is likeliest, 1 as the model sees it.")
+    ] = 0.8,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the K most likely tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest, P in all.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
+    address: Address = DEFAULT_ADDRESS,
+) -> None:
+    """Let a trained gpt write. JOB may be a job, or a model file that was exported."""
+    from service.cli.export import model_of
+    from worker.sampling import Sampling, continue_text
+
+    sampling = Sampling(tokens, temperature, top_k, top_p, seed)
+    with model_of(job, address) as model_file:
+        try:
+            print(continue_text(model_file, prompt, sampling))
+        except ValueError as error:
+            raise CommandError(f"backprop: sample: {error}") from None
+
+
+@app.command()
 def delete(job: JobName, address: Address = DEFAULT_ADDRESS) -> None:
     """Remove a finished job with its history, checkpoints and model."""
     with connect(address) as client:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service.cli.failure import CommandError, ExitCode
@@ -39,3 +41,17 @@ def _write_all(parts: Iterable[pb.ExportModelResponse], file: int) -> int:
         message = f"backprop: the model has {expected:,} bytes, but {size:,} came; try again"
         raise CommandError(message, code=ExitCode.JOB_FAILED)
     return size
+
+
+@contextmanager
+def model_of(name: str, address: str) -> Iterator[Path]:
+    """The model file of a job, fetched for as long as it is used; or the file itself, if `name` is one."""
+    if Path(name).is_file():
+        yield Path(name)
+        return
+    from service.cli.options import connect
+
+    with connect(address) as client, tempfile.TemporaryDirectory(prefix="backprop-") as directory:
+        path = Path(directory) / "model.safetensors"
+        write_model(client.export_model(client.find_job(name).job_id), path)
+        yield path

@@ -82,7 +82,7 @@ def run_here(
 ) -> job_pb2.Job:
     """Trains one job in a service of its own, which is gone when this returns."""
     try:
-        check_data(spec.data)  # the service will check again; but the user need not wait for Ray to hear of a typo
+        check_data(spec)  # the service will check again; but the user need not wait for Ray to hear of a typo
     except SpecError as error:
         raise refused(job_file, error.violations) from None
     prepare_data_dir(data_dir)

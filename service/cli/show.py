@@ -73,7 +73,8 @@ def duration_of(job: job_pb2.Job, *, now: datetime) -> float | None:
 def evaluation_text(evaluation: job_pb2.Evaluation) -> str:
     """An evaluation in words."""
     accuracy = f", accuracy {percent(evaluation.accuracy)}" if evaluation.HasField("accuracy") else ""
-    return f"held-out loss {number(evaluation.loss)}{accuracy}"
+    perplexity = f", perplexity {number(evaluation.perplexity)}" if evaluation.HasField("perplexity") else ""
+    return f"held-out loss {number(evaluation.loss)}{accuracy}{perplexity}"
 
 
 def progress_text(job: job_pb2.Job) -> str:

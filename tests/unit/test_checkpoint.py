@@ -9,8 +9,11 @@ import pytest
 
 from worker import checkpoint
 from worker.checkpoint import Tensors, TrainingState, newest, publish
+from worker.model_file import Description
+from worker.spec import MlpModel, ModelSpec
 
 TENSORS = Tensors(("0.weight", "0.bias", "scale"), ((3, 4), (3,), ()))
+DESCRIPTION = Description(ModelSpec(mlp=MlpModel()), (4,), 3)
 JOB = {"spec_sha256": "abc"}
 
 
@@ -21,7 +24,7 @@ def state_of(step: int) -> TrainingState:
 
 
 def save(directory: Path, step: int, keep: int = 3) -> checkpoint.Published:
-    return publish(directory, state_of(step), tensors=TENSORS, job=JOB, keep=keep)
+    return publish(directory, state_of(step), tensors=TENSORS, description=DESCRIPTION, job=JOB, keep=keep)
 
 
 def names(directory: Path) -> list[str]:
@@ -42,7 +45,9 @@ def test_what_was_published_comes_back_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_an_optimizer_without_state_is_fine(tmp_path: Path) -> None:
-    publish(tmp_path, TrainingState(1, state_of(1).weights, {}), tensors=TENSORS, job=JOB, keep=1)
+    publish(
+        tmp_path, TrainingState(1, state_of(1).weights, {}), tensors=TENSORS, description=DESCRIPTION, job=JOB, keep=1
+    )
     found = newest(tmp_path, TENSORS, job=JOB)
     assert found is not None
     assert found.optimizer == {}

@@ -1,6 +1,7 @@
 """Data sources: what they give, and what bad files are told."""
 
 import io
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,34 +10,38 @@ import numpy as np
 import pytest
 
 from worker.data import source
-from worker.data.dataset import Dataset
-from worker.spec import DataSpec, Task, parse_spec
+from worker.data.dataset import Batch, Dataset, Samples
+from worker.spec import JobSpec, Task, parse_spec
 from worker.violations import SpecError
 
 
-def data_spec(**kind: object) -> DataSpec:
-    return parse_spec({"model": {"mlp": {}}, "data": kind}).data
+def data_spec(**kind: object) -> JobSpec:
+    return parse_spec({"model": {"mlp": {}}, "data": kind})
 
 
 def load(**kind: object) -> Dataset:
     return source.load(data_spec(**kind))
 
 
+def rows(samples: Samples) -> Batch:
+    return samples.take(np.arange(len(samples)))
+
+
 def test_digits_are_real_and_split_without_overlap() -> None:
     data = load(digits={"validation_fraction": 0.25})
     assert data.task is Task.CLASSIFICATION
     assert data.num_outputs == 10
-    assert data.num_features == 64
+    assert data.input_shape == (1, 8, 8)
     assert (len(data.training), len(data.validation)) == (1348, 449)
-    assert 0.0 == data.training.inputs.min() < data.training.inputs.max() == 1.0
-    rows = {tuple(row) for row in data.training.inputs.tolist()}
-    assert sum(tuple(row) in rows for row in data.validation.inputs.tolist()) < 3  # but for identical images
+    assert 0.0 == rows(data.training).inputs.min() < rows(data.training).inputs.max() == 1.0
+    seen = {row.tobytes() for row in rows(data.training).inputs}
+    assert sum(row.tobytes() in seen for row in rows(data.validation).inputs) < 3  # but for identical images
 
 
 @pytest.mark.parametrize("task", list(Task))
 def test_synthetic_data_is_a_function_of_its_seed(task: Task) -> None:
     one, same, other = (
-        load(synthetic={"task": task.value, "samples": 50, "seed": seed}).training.inputs.tobytes()
+        rows(load(synthetic={"task": task.value, "samples": 50, "seed": seed}).training).inputs.tobytes()
         for seed in (1, 1, 2)
     )
     assert one == same != other
@@ -44,8 +49,8 @@ def test_synthetic_data_is_a_function_of_its_seed(task: Task) -> None:
 
 def test_synthetic_regression_has_real_targets() -> None:
     data = load(synthetic={"task": "regression", "samples": 100, "features": 3, "outputs": 2})
-    assert data.training.targets.shape == (80, 2)
-    assert data.training.targets.dtype == np.float32
+    assert rows(data.training).targets.shape == (80, 2)
+    assert rows(data.training).targets.dtype == np.float32
     assert len(data.validation) == 20
 
 
@@ -60,8 +65,8 @@ def test_arrays_are_read_as_float32_and_classes(tmp_path: Path) -> None:
     assert data.task is Task.CLASSIFICATION
     assert data.num_outputs == 3
     assert (len(data.training), len(data.validation)) == (8, 2)
-    assert data.training.inputs.dtype == np.float32
-    assert data.training.targets.dtype == np.int64
+    assert rows(data.training).inputs.dtype == np.float32
+    assert rows(data.training).targets.dtype == np.int64
 
 
 def test_validation_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
@@ -75,8 +80,8 @@ def test_validation_arrays_are_taken_as_they_are(tmp_path: Path) -> None:
     )
     data = load(arrays={"path": path})
     assert data.task is Task.REGRESSION
-    assert data.training.inputs.shape == (4, 6)
-    assert data.validation.inputs.tolist() == [[2.0] * 6]
+    assert rows(data.training).inputs.shape == (4, 2, 3)
+    assert rows(data.validation).inputs.tolist() == [[[2.0] * 3] * 2]
 
 
 def _npz(path: Path, **members: bytes) -> str:
@@ -159,3 +164,48 @@ def test_a_bad_file_is_told_what_is_wrong(make: Callable[[Path], str], expected:
 def test_synthetic_data_beyond_memory_is_refused_without_making_it() -> None:
     with pytest.raises(SpecError, match="expected at most"):
         source.check(data_spec(synthetic={"samples": 100_000_000, "features": 1 << 20}))
+
+
+def text(path: str, **options: object) -> Dataset:
+    model = {"gpt": {"context": 4, "heads": 1, "width": 8}}
+    return source.load(parse_spec({"model": model, "data": {"text": {"path": path, **options}}}))
+
+
+def test_text_becomes_windows_and_what_follows(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("abcabcabcabcabcäbcab")
+    data = text(str(tmp_path / "a.txt"), validation_fraction=0.3)
+    assert data.vocabulary == ("a", "b", "c", "ä")
+    assert data.num_outputs == 4
+    assert (len(data.training), len(data.validation)) == (10, 1)
+    batch = data.training.take(np.array([0, 2]))
+    assert batch.inputs.tolist() == [[0, 1, 2, 0], [2, 0, 1, 2]]
+    assert batch.targets.tolist() == [[1, 2, 0, 1], [0, 1, 2, 0]]
+    last = data.training.take(np.array([9]))
+    assert last.targets.tolist() == [[1, 2, 0, 1]]
+
+
+def test_text_as_bytes_from_several_files(tmp_path: Path) -> None:
+    for name in ("b.py", "a.py", "c.txt"):
+        (tmp_path / name).write_text(name * 20)
+    data = text(str(tmp_path), pattern="*.py", tokenizer="byte", validation_fraction=0.5)
+    assert data.num_outputs == 256
+    assert bytes(data.training.take(np.array([0])).inputs[0].tolist()) == b"a.py"
+    assert bytes(data.validation.take(np.array([0])).inputs[0].tolist()) == b"b.py"
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "expected"),
+    [
+        (None, {}, "no such file"),
+        (b"too short", {}, "got 9 tokens, of which 0 in the held-out part, expected more than the model's context (4)"),
+        (b"\xff" * 100, {}, "is no UTF-8 text at byte 0; use tokenizer: byte"),
+    ],
+)
+def test_a_bad_text_is_told_what_is_wrong(
+    content: bytes | None, options: dict[str, object], expected: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SpecError, match=re.escape(expected)):
+        text(str(path), **options)

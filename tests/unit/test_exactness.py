@@ -66,10 +66,23 @@ def train(spec: JobSpec, num_workers: int, path: Path, *, leg: int = STEPS) -> s
     return gang.digest()
 
 
+TEXT = {"text": {"path": str(Path(__file__)), "validation_fraction": 0.2}}
+SMALL = {"layers": 2, "heads": 2, "width": 16, "context": 12}
+
 JOBS = {
+    "cnn": job(model={"cnn": {"stages": [4, 8]}}, data={"digits": {}}),
+    "gpt": job(model={"gpt": SMALL}, data=TEXT),
+    "gpt, dropout": job(model={"gpt": SMALL | {"dropout": 0.1}}, data=TEXT),
+    "bert": job(model={"bert": SMALL}, data=TEXT),
     "adam": job(),
     "adamw, cosine": job(optimizer={"adamw": {}}, schedule={"cosine": {"warmup_steps": 4}}),
     "momentum": job(optimizer={"momentum": {}}),
+    "sgd, nesterov": job(optimizer={"sgd": {"momentum": 0.9, "nesterov": True}}, schedule={"one_cycle": {}}),
+    "rmsprop": job(optimizer={"rmsprop": {"centered": True, "momentum": 0.5}}, schedule={"wsd": {"decay_steps": 4}}),
+    "adagrad": job(optimizer={"adagrad": {"initial_accumulator_value": 0.1}}, schedule={"step": {"step_size": 5}}),
+    "lion": job(optimizer={"lion": {"weight_decay": 0.1}}),
+    "ema": job(optimizer={"adamw": {}, "ema": {"decay": 0.9}}),
+    "clipping by value": job(training={"clip_value": 0.001}),
     "sgd": job(optimizer={"sgd": {"learning_rate": 0.1}}),
     "no clipping": job(training={"clip_norm": None}),
     "tanh": job(model={"mlp": {"hidden": [40], "activation": "tanh"}}),
@@ -89,6 +102,21 @@ def test_any_number_of_workers_gives_the_same_digest(name: str, path: Path) -> N
         assert train(spec, num_workers, path) == alone, f"{num_workers} workers"
 
 
+def test_dropout_changes_the_weights(path: Path) -> None:
+    """Otherwise its row above would prove nothing."""
+    assert train(JOBS["gpt"], 1, path) != train(JOBS["gpt, dropout"], 1, path)
+
+
+@pytest.mark.parametrize("name", ["gpt", "bert"])
+def test_scores_of_text_do_not_depend_on_the_number_of_workers(name: str, path: Path) -> None:
+    results = []
+    for num_workers in (1, 3):
+        gang = Gang(JOBS[name], num_workers, path)
+        results.append({chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()})
+    assert results[0] == results[1]
+    assert sum(scores.num_losses for scores in results[0].values()) > 0
+
+
 def test_as_many_workers_as_shards(path: Path) -> None:
     assert train(job(), 8, path) == train(job(), 1, path) == train(job(), 5, path)
 
@@ -100,8 +128,21 @@ def test_legs_of_any_length_give_the_same_digest(path: Path) -> None:
 def test_every_setting_that_should_matter_matters(path: Path) -> None:
     """A digest that never changes would pass every test above."""
     others = [job(training={"seed": 4}), job(training={"shards": 4}), job(training={"global_batch_size": 16})]
+    others += [job(training={"clip_value": 0.001}), job(optimizer={"lion": {}})]
     digests = {train(spec, 1, path) for spec in [job(), *others]}
-    assert len(digests) == 4
+    assert len(digests) == 6
+
+
+def test_average_starts_with_the_weights_and_does_not_disturb_them(path: Path) -> None:
+    optimizer = {"adamw": {"learning_rate": 0.1}}
+    gang = Gang(job(optimizer=optimizer | {"ema": {"decay": 0.9}}), 2, path)
+    expected = gang.segment.weights(0).astype(np.float64)
+    assert np.array_equal(gang.segment.state(0)[-1], gang.segment.weights(0))
+    for step in range(1, STEPS + 1):
+        gang.run(step)
+        expected = 0.9 * expected + 0.1 * gang.segment.weights(step)
+    np.testing.assert_allclose(gang.segment.state(STEPS)[-1], expected, rtol=1e-4, atol=1e-5)
+    assert gang.digest() == train(job(optimizer=optimizer), 1, path)
 
 
 def test_training_learns(path: Path) -> None:
@@ -109,8 +150,8 @@ def test_training_learns(path: Path) -> None:
     gang = Gang(spec, 2, path)
 
     def accuracy() -> float:
-        chunks = [chunk for replica in gang.replicas for chunk in replica.evaluate()]
-        return sum(chunk.num_correct for chunk in chunks) / sum(chunk.num_samples for chunk in chunks)
+        chunks = [scores for replica in gang.replicas for scores in replica.evaluate().values()]
+        return sum(scores.num_correct for scores in chunks) / sum(scores.num_losses for scores in chunks)
 
     before = accuracy()
     gang.run(200)
@@ -122,10 +163,9 @@ def test_evaluation_does_not_depend_on_the_number_of_workers(path: Path) -> None
     results = []
     for num_workers in (1, 2, 3):
         gang = Gang(job(data={"synthetic": {"samples": 5000, "features": 70}}), num_workers, path)
-        chunks = [chunk for replica in gang.replicas for chunk in replica.evaluate()]
-        results.append(sorted(chunks, key=lambda chunk: chunk.chunk))
+        results.append({chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()})
     assert results[0] == results[1] == results[2]
-    assert sum(chunk.num_samples for chunk in results[0]) == 1000
+    assert sum(scores.num_losses for scores in results[0].values()) == 1000
 
 
 def test_a_stop_ends_all_workers_at_the_same_step(path: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_missing_key_points_to_its_parent() -> None:
     assert complaints("model: {mlp: {}}\ndata:\n  arrays: {}\n") == [
         "job.yaml:3: data.arrays.path: missing, expected a value"
     ]
-    assert complaints("data: {digits: {}}") == ["job.yaml: model: missing, expected one of mlp"]
+    assert complaints("data: {digits: {}}") == ["job.yaml: model: missing, expected one of mlp, cnn, gpt, bert"]
 
 
 def test_a_complaint_about_an_override_points_to_it() -> None:

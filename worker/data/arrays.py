@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.lib import format as npy
 
-from worker.data.dataset import Array, Dataset, Samples, split
+from worker.data.dataset import Array, Dataset, Table, split
 from worker.spec import ArraysData, Task
 from worker.violations import SpecError, Violation
 
@@ -28,17 +28,19 @@ def load(spec: ArraysData) -> Dataset:
     task = Task.CLASSIFICATION if training.targets.ndim == 1 else Task.REGRESSION
     if "validation_inputs" in arrays:
         validation = _samples(arrays, prefix="validation_", path=spec.path)
-        if validation.inputs.shape[1] != training.inputs.shape[1] or validation.targets.ndim != training.targets.ndim:
-            got, expected = validation.inputs.shape, (len(validation), training.inputs.shape[1])
+        shape = training.inputs.shape[1:]
+        if validation.inputs.shape[1:] != shape or validation.targets.ndim != training.targets.ndim:
+            got, expected = validation.inputs.shape, (len(validation), *shape)
             raise _fault(spec.path, f"validation_inputs: got shape {got}, expected {expected} as in inputs")
     elif len(training) < 2:
         raise _fault(spec.path, "inputs: got 1 row, expected at least 2, so that one can be held out")
     else:
         training, validation = split(training, fraction=spec.validation_fraction, seed=0)
     if task is Task.REGRESSION:
-        return Dataset(task, training, validation, num_outputs=training.targets.shape[1])
-    num_classes = 1 + max(int(training.targets.max()), int(validation.targets.max()))
-    return Dataset(task, training, validation, num_outputs=num_classes)
+        num_outputs = training.targets.shape[1]
+    else:
+        num_outputs = 1 + max(int(training.targets.max()), int(validation.targets.max()))
+    return Dataset(task, training, validation, input_shape=training.inputs.shape[1:], num_outputs=num_outputs)
 
 
 def too_large(num_bytes: int) -> str:
@@ -101,7 +103,7 @@ def _declared_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str
         return declared
 
 
-def _samples(arrays: Mapping[str, Array], *, prefix: str, path: str) -> Samples:
+def _samples(arrays: Mapping[str, Array], *, prefix: str, path: str) -> Table:
     inputs = _numbers(arrays, prefix + "inputs", path)
     targets = _numbers(arrays, prefix + "targets", path)
     if inputs.ndim < 2:
@@ -110,7 +112,7 @@ def _samples(arrays: Mapping[str, Array], *, prefix: str, path: str) -> Samples:
         raise _fault(path, f"{prefix}inputs: got no data (shape {inputs.shape}), expected at least one row")
     if len(inputs) != len(targets):
         raise _fault(path, f"{prefix}targets: got {len(targets)} rows, expected {len(inputs)} as in {prefix}inputs")
-    return Samples(inputs.reshape(len(inputs), -1).astype(np.float32), _targets(targets, prefix, path))
+    return Table(inputs.astype(np.float32), _targets(targets, prefix, path))
 
 
 def _targets(targets: Array, prefix: str, path: str) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -13,8 +14,12 @@ Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Inputs (N, F) float32 with targets: (N,) int64 classes, or (N, K) float32 values."""
+class Batch:
+    """Inputs (N, ...) with targets, row by row: what a model is shown at once.
+
+    Inputs are float32 features, or int64 tokens (N, T). Targets are int64 classes (N,), float32 values (N, K), or the
+    tokens (N, T) that follow the inputs.
+    """
 
     inputs: Array
     targets: Array
@@ -22,31 +27,75 @@ class Samples:
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def take(self, indices: Indices) -> Samples:
+
+class Samples(Protocol):
+    """Samples by their positions."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Indices) -> Batch:
         """The samples at these positions, copied."""
-        return Samples(self.inputs.take(indices, axis=0), self.targets.take(indices, axis=0))
+        ...
+
+
+@dataclass(frozen=True)
+class Table:
+    """Samples that stand row by row in two arrays."""
+
+    inputs: Array
+    targets: Array
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Indices) -> Batch:
+        """The rows at these positions, copied."""
+        return Batch(self.inputs.take(indices, axis=0), self.targets.take(indices, axis=0))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Samples that are windows of `length` tokens of one text, each `stride` tokens after the one before.
+
+    The targets are the same windows one token later.
+    """
+
+    tokens: Indices
+    length: int
+    stride: int
+
+    def __len__(self) -> int:
+        return max((len(self.tokens) - self.length - 1) // self.stride + 1, 0)
+
+    def take(self, indices: Indices) -> Batch:
+        """(N, T) windows and what follows each of their tokens."""
+        places = (indices * self.stride)[:, None] + np.arange(self.length)
+        return Batch(self.tokens[places], self.tokens[places + 1])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples to train on and samples held out; `num_outputs` is the number of classes or of target values."""
+    """Samples to train on and samples held out.
 
-    task: Task
+    `task` is None for text. `num_outputs` is the number of classes, of target values, or of different tokens;
+    `vocabulary` has what each token stands for, where there are tokens.
+    """
+
+    task: Task | None
     training: Samples
     validation: Samples
+    input_shape: tuple[int, ...]
     num_outputs: int
-
-    @property
-    def num_features(self) -> int:
-        """F, the width of the inputs."""
-        return self.training.inputs.shape[1]
+    vocabulary: tuple[str, ...] = ()
 
 
-def split(samples: Samples, *, fraction: float, seed: int) -> tuple[Samples, Samples]:
+def split(samples: Table, *, fraction: float, seed: int) -> tuple[Table, Table]:
     """(training, validation): a seeded shuffle, then the last `fraction` of it held out, at least one sample each."""
     order = shuffled(len(samples), key=(seed, _SPLIT))
     held_out = min(max(round(len(samples) * fraction), 1), len(samples) - 1)
-    return samples.take(order[:-held_out]), samples.take(order[-held_out:])
+    parts = samples.take(order[:-held_out]), samples.take(order[-held_out:])
+    training, validation = (Table(part.inputs, part.targets) for part in parts)
+    return training, validation
 
 
 _SPLIT = 0x73706C6974  # "split": keeps this permutation apart from those of the batches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.data.dataset import Dataset, Samples, split
+from worker.data.dataset import Dataset, Table, split
 from worker.spec import DigitsData, Task
 from worker.violations import SpecError, Violation
 
@@ -17,6 +17,6 @@ def load(spec: DigitsData) -> Dataset:
         advice = "needs scikit-learn, which is not installed; install backpropd[digits]"
         raise SpecError([Violation("data.digits", advice)]) from None
     images, classes = load_digits(return_X_y=True)
-    samples = Samples((images / 16).astype(np.float32), classes.astype(np.int64))
+    samples = Table((images / 16).astype(np.float32).reshape(-1, 1, 8, 8), classes.astype(np.int64))
     training, validation = split(samples, fraction=spec.validation_fraction, seed=0)
-    return Dataset(Task.CLASSIFICATION, training, validation, num_outputs=10)
+    return Dataset(Task.CLASSIFICATION, training, validation, input_shape=(1, 8, 8), num_outputs=10)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from worker.data import arrays, digits, synthetic
+from worker.data import arrays, digits, synthetic, text
 from worker.data.arrays import MAX_DATASET_BYTES, too_large
 from worker.data.dataset import Dataset
-from worker.spec import DataSpec
+from worker.spec import ArraysData, DigitsData, JobSpec, SyntheticData, TextData, TransformerModel
 from worker.violations import SpecError, Violation
 
-LOADERS: Mapping[str, Callable[[Any], Dataset]] = {
-    "digits": digits.load,
-    "synthetic": synthetic.load,
-    "arrays": arrays.load,
-}
 
-
-def load(spec: DataSpec) -> Dataset:
+def load(spec: JobSpec) -> Dataset:
     """The data set that a job asks for. Raises SpecError where the data does not work."""
-    return LOADERS[spec.kind](spec.chosen)
+    match spec.data.chosen:
+        case DigitsData() as data:
+            return digits.load(data)
+        case SyntheticData() as data:
+            return synthetic.load(data)
+        case ArraysData() as data:
+            return arrays.load(data)
+        case TextData() as data:
+            model = spec.model.chosen
+            assert isinstance(model, TransformerModel), "the spec has checked it"
+            return text.load(data, context=model.context)
+    raise AssertionError(spec.data.kind)
 
 
-def check(spec: DataSpec) -> None:
+def check(spec: JobSpec) -> None:
     """Raises SpecError where the data would not load; sources that are always good are not loaded for it."""
-    match spec.kind:
-        case "arrays":
+    match spec.data.chosen:
+        case ArraysData() | TextData():
             load(spec)
-        case "synthetic":
-            data = spec.synthetic
-            assert data is not None
+        case SyntheticData() as data:
             size = 4 * data.samples * (data.features + data.outputs)
             if size > MAX_DATASET_BYTES:
                 raise SpecError([Violation("data.synthetic.samples", too_large(size))])

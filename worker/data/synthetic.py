@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.data.dataset import Dataset, Samples, split
+from worker.data.dataset import Dataset, Table, split
 from worker.spec import SyntheticData, Task
 
 
@@ -20,11 +20,11 @@ def load(spec: SyntheticData) -> Dataset:
     if spec.task is Task.CLASSIFICATION:
         centres = normal(spec.outputs, spec.features)
         classes = random.integers(0, spec.outputs, spec.samples)
-        samples = Samples(centres[classes] + noise * normal(spec.samples, spec.features), classes)
+        samples = Table(centres[classes] + noise * normal(spec.samples, spec.features), classes)
     else:
         inputs = normal(spec.samples, spec.features)
         hidden = np.tanh(inputs @ normal(spec.features, 16) / np.float32(spec.features**0.5))
         targets = hidden @ normal(16, spec.outputs) / np.float32(4) + noise * normal(spec.samples, spec.outputs)
-        samples = Samples(inputs, targets)
+        samples = Table(inputs, targets)
     training, validation = split(samples, fraction=spec.validation_fraction, seed=spec.seed)
-    return Dataset(spec.task, training, validation, num_outputs=spec.outputs)
+    return Dataset(spec.task, training, validation, input_shape=(spec.features,), num_outputs=spec.outputs)

@@ -2,20 +2,44 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
-from worker.data.dataset import Dataset
+from worker.models.bert import Bert, MaskedLanguageModel
+from worker.models.cnn import Cnn
+from worker.models.gpt import Gpt
 from worker.models.mlp import Mlp
 from worker.nn import Module
-from worker.spec import ModelSpec
+from worker.spec import BertModel, CnnModel, GptModel, MlpModel, ModelSpec, TransformerModel
+from worker.violations import SpecError, Violation
 
-__all__ = ["Mlp", "build"]
+__all__ = ["Bert", "Cnn", "Gpt", "MaskedLanguageModel", "Mlp", "build"]
 
 
-def build(spec: ModelSpec, dataset: Dataset, *, generator: np.random.Generator) -> Module:
-    """The model that a job asks for, its weights drawn from `generator`; inputs and outputs follow from the data."""
-    mlp = spec.mlp
-    assert mlp is not None, spec.kind
-    return Mlp(
-        dataset.num_features, mlp.hidden, dataset.num_outputs, activation=mlp.activation.value, generator=generator
-    )
+def build(spec: ModelSpec, *, input_shape: tuple[int, ...], num_outputs: int, generator: np.random.Generator) -> Module:
+    """The model that a job asks for, its weights drawn from `generator`.
+
+    `input_shape` is that of one sample, `num_outputs` the number of classes, values or tokens. Raises SpecError where
+    the model cannot take such samples.
+    """
+    match spec.chosen:
+        case MlpModel() as mlp:
+            features, activation = math.prod(input_shape), mlp.activation.value
+            return Mlp(features, mlp.hidden, num_outputs, activation=activation, generator=generator)
+        case CnnModel() as cnn:
+            if len(input_shape) != 3:
+                text = f"got samples of shape {input_shape}, expected images: (channels, height, width)"
+                raise SpecError([Violation("model.cnn", text)])
+            return Cnn(input_shape[0], num_outputs, stages=cnn.stages, blocks=cnn.blocks, generator=generator)
+        case GptModel() as gpt:
+            return Gpt(num_outputs, **_sizes(gpt), generator=generator)
+        case BertModel() as bert:
+            core = Bert(num_outputs + 1, **_sizes(bert), generator=generator)  # one more, to hide tokens with
+            return MaskedLanguageModel(core, generator=generator)
+    raise AssertionError(spec.kind)
+
+
+def _sizes(spec: TransformerModel) -> dict[str, Any]:
+    return spec.model_dump(include=set(TransformerModel.model_fields))
