@@ -55,7 +55,15 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     plans = [assign(worker, num_workers=world, num_shards=world) for worker in range(world)]
     barrier = Barrier(segment.control, rank, num_workers=world, epoch=0)
     clock = PhaseClock(segment.control.phase_seconds[rank])
-    update = RangeUpdate(recipe, segment, rank=rank, joins=cross_joins(plans, 1), barrier=barrier, clock=clock)
+    update = RangeUpdate(
+        recipe,
+        segment,
+        rank=rank,
+        joins=cross_joins(plans, 1),
+        spans=[(0, num_parameters, recipe.rule)],
+        barrier=barrier,
+        clock=clock,
+    )
     original = segment.gradient(rank, 0).copy()
 
     def run(num_steps: int) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,24 @@ def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
         clip_value=math.inf if spec.training.clip_value is None else spec.training.clip_value,
         on_non_finite=spec.training.on_non_finite,
     )
+
+
+Span = tuple[int, int, rules.Rule]
+
+
+def spans_of(rule: rules.Rule, shapes: Sequence[tuple[int, ...]]) -> list[Span]:
+    """Which rule updates which part [first, last) of the flat vector: matrices are decayed, biases and norms are not.
+
+    A vector of gains or biases has nothing that decay would regularise; it would only be pulled from where it works.
+    """
+    undecayed, spans, first = rules.without_decay(rule), list[Span](), 0
+    for shape in shapes:
+        chosen, last = rule if len(shape) > 1 else undecayed, first + math.prod(shape)
+        if spans and spans[-1][2] == chosen:
+            first, _, _ = spans.pop()
+        spans.append((first, last, chosen))
+        first = last
+    return spans
 
 
 def rule_of(spec: OptimizerSpec) -> rules.Rule:

@@ -22,7 +22,7 @@ from worker.data.sampler import Sampler
 from worker.model_file import Description
 from worker.nn.flat import FlatParameters
 from worker.objective import Objective, Scores
-from worker.recipe import recipe_of
+from worker.recipe import recipe_of, spans_of
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.segment import Segment, Shape
 from worker.reduce.tree import assign, cross_joins
@@ -169,6 +169,7 @@ class Replica:
             segment,
             rank=rank,
             joins=cross_joins(self._assignments, segment.shape.slots_per_worker),
+            spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
             barrier=Barrier(segment.control, rank, num_workers=self._num_workers, epoch=epoch),
             clock=clock,
         )

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from worker.optim.clip import clip_scale
-from worker.recipe import Recipe
+from worker.recipe import Recipe, Span
 from worker.reduce.barrier import Barrier
 from worker.reduce.kernels import fence, reduce_range
 from worker.reduce.segment import PHASES, RING_STEPS, Segment
@@ -53,7 +54,10 @@ class PhaseClock:
 
 
 class RangeUpdate:
-    """The second half of a step, as the worker of one rank: its range of the parameters."""
+    """The second half of a step, as the worker of one rank: its range of the parameters.
+
+    `spans` says which rule updates which part of the flat vector, see recipe.spans_of.
+    """
 
     def __init__(
         self,
@@ -62,6 +66,7 @@ class RangeUpdate:
         *,
         rank: int,
         joins: tuple[Join, ...],
+        spans: Sequence[Span],
         barrier: Barrier,
         clock: PhaseClock,
     ) -> None:
@@ -69,6 +74,8 @@ class RangeUpdate:
         self._rank, self._barrier, self._clock = rank, barrier, clock
         self._joins = np.array([(join.into, join.other) for join in joins], np.int64).reshape(-1, 2)
         self._first, self._last = segment.shape.range_of(rank)
+        within = ((max(first, self._first), min(last, self._last), rule) for first, last, rule in spans)
+        self._spans = [(slice(first, last), rule) for first, last, rule in within if first < last]
         self._committed_at = time.perf_counter()
 
     def __call__(self, step: int) -> bool:
@@ -111,18 +118,19 @@ class RangeUpdate:
             control.last_step = step + 1 if control.stop_requested else NEVER
 
     def _apply(self, step: int, *, learning_rate: float, scale: float) -> None:
-        segment, mine = self._segment, slice(self._first, self._last)
-        self._recipe.rule.update(
-            segment.weights(step)[mine],
-            segment.gradient(0, 0)[mine],
-            [vector[mine] for vector in segment.state(step)],
-            segment.weights(step + 1)[mine],
-            [vector[mine] for vector in segment.state(step + 1)],
-            step=step + 1,
-            learning_rate=learning_rate,
-            scale=scale,
-            limit=self._recipe.clip_value,
-        )
+        segment = self._segment
+        for span, rule in self._spans:
+            rule.update(
+                segment.weights(step)[span],
+                segment.gradient(0, 0)[span],
+                [vector[span] for vector in segment.state(step)],
+                segment.weights(step + 1)[span],
+                [vector[span] for vector in segment.state(step + 1)],
+                step=step + 1,
+                learning_rate=learning_rate,
+                scale=scale,
+                limit=self._recipe.clip_value,
+            )
 
     def _carry_over(self, step: int) -> None:
         """A skipped step: the next weights and state are those of this one."""

@@ -9,7 +9,7 @@ import pytest
 
 from worker.data import source
 from worker.optim import rules, schedules
-from worker.recipe import recipe_of, rule_of, schedule_of
+from worker.recipe import recipe_of, rule_of, schedule_of, spans_of
 from worker.replica import identity_of
 from worker.spec import JobSpec, OptimizerSpec, ScheduleSpec, SpecError, parse_spec
 
@@ -128,3 +128,15 @@ def test_clip_value_reaches_the_recipe() -> None:
     for training, expected in (({}, math.inf), ({"clip_value": 0.5}, 0.5)):
         spec = job(training={"max_steps": 20, **training})
         assert recipe_of(spec, source.load(spec)).clip_value == expected
+
+
+def test_only_matrices_are_decayed() -> None:
+    rule = rules.AdamW(weight_decay=0.1)
+    plain = rules.AdamW(weight_decay=0.0)
+    assert spans_of(rule, [(3, 4), (4,), (4,), (2, 2), (5, 1)]) == [(0, 12, rule), (12, 20, plain), (20, 29, rule)]
+    assert spans_of(plain, [(3, 4), (4,), (2, 2)]) == [(0, 20, plain)]
+
+
+def test_an_average_is_kept_of_what_is_not_decayed_too() -> None:
+    rule = rules.Averaged(rules.SGD(weight_decay=0.5), 0.9)
+    assert rules.without_decay(rule) == rules.Averaged(rules.SGD(), 0.9)

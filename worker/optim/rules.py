@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -297,6 +297,13 @@ class Averaged(Rule):
                 updates.AVERAGE.in_place(w, e, rate)
             else:
                 updates.AVERAGE.beside(new_w, e, new_e, rate)
+
+
+def without_decay(rule: Rule) -> Rule:
+    """The same rule, with the same state, that does not decay weights."""
+    if isinstance(rule, Averaged):
+        return replace(rule, rule=without_decay(rule.rule))
+    return cast("Rule", replace(cast("Any", rule), weight_decay=0.0))
 
 
 def check_number(name: str, value: float, *, below: float = math.inf) -> None:
