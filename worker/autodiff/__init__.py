@@ -5,11 +5,13 @@ from __future__ import annotations
 from worker.autodiff import functional
 from worker.autodiff.gradcheck import gradcheck
 from worker.autodiff.graph import backward, enable_grad, grad, is_grad_enabled, no_grad, set_grad_enabled
+from worker.autodiff.precision import autocast
 from worker.autodiff.recompute import checkpoint
 from worker.autodiff.tensor import Tensor
 
 __all__ = [
     "Tensor",
+    "autocast",
     "backward",
     "checkpoint",
     "enable_grad",

@@ -18,6 +18,8 @@ import numpy as np
 
 from worker.autodiff import unfolding
 from worker.autodiff.kernels import convolution, depthwise, tiles
+from worker.autodiff.kernels.bfloat16 import round_bfloat16
+from worker.autodiff.precision import current
 from worker.autodiff.windows import Array, Sizes, Windows, as_image, channels_first
 
 Way = Literal["direct", "depthwise", "group by group", "unfolded"]
@@ -25,6 +27,27 @@ Way = Literal["direct", "depthwise", "group by group", "unfolded"]
 
 def forward(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
     """x (N, I, *size), weight (O, I/G, *kernel) and bias (O,) -> (N, O, *out)."""
+    return _forward(*_rounded(x, weight), bias, windows, groups)
+
+
+def input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Array:
+    """g (N, O, *out) and weight (O, I/G, *kernel) -> (N, I, *size)."""
+    return _input_gradient(*_rounded(g, weight), windows, groups)
+
+
+def weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Array | None = None) -> Array:
+    """x (N, I, *size) and g (N, O, *out) -> (O, I/G, *kernel), into `out` where given."""
+    return _weight_gradient(*_rounded(x, g), windows, groups, out)
+
+
+def _rounded(x: Array, y: Array) -> tuple[Array, Array]:
+    """The operands of a product as the current precision has them."""
+    if current.get() == "bf16" and x.dtype == y.dtype == np.float32:
+        return round_bfloat16(x), round_bfloat16(y)
+    return x, y
+
+
+def _forward(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
     match _way(x, weight, windows, groups, channels_in=x.shape[1], channels_out=len(weight)):
         case "direct":
             y = convolution.forward(as_image(x), _kernel(weight), bias, _plan(windows, x.shape[1]))
@@ -38,14 +61,13 @@ def forward(x: Array, weight: Array, bias: Array | None, windows: Windows, group
             y = channels_first(np.empty((len(x), *windows.out, len(weight)), np.float32))
             for inputs, outputs in _groups(x.shape[1], len(weight), groups):
                 part = None if bias is None else bias[outputs]
-                y[:, outputs] = forward(x[:, inputs], weight[outputs], part, windows, 1)
+                y[:, outputs] = _forward(x[:, inputs], weight[outputs], part, windows, 1)
             return y
         case "unfolded":
             return unfolding.forward(x, weight, bias, windows, groups)
 
 
-def input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Array:
-    """g (N, O, *out) and weight (O, I/G, *kernel) -> (N, I, *size)."""
+def _input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Array:
     channels_in = weight.shape[1] * groups
     match _way(g, weight, windows, groups, channels_in=channels_in, channels_out=len(weight)):
         case "direct" if max(windows.stride) == 1 or max(windows.dilation) == 1:
@@ -65,14 +87,13 @@ def input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Ar
         case "group by group":
             out = channels_first(np.empty((len(g), *windows.size, channels_in), np.float32))
             for inputs, outputs in _groups(channels_in, len(weight), groups):
-                out[:, inputs] = input_gradient(g[:, outputs], weight[outputs], windows, 1)
+                out[:, inputs] = _input_gradient(g[:, outputs], weight[outputs], windows, 1)
             return out
         case _:
             return unfolding.input_gradient(g, weight, windows, groups)
 
 
-def weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Array | None = None) -> Array:
-    """x (N, I, *size) and g (N, O, *out) -> (O, I/G, *kernel), into `out` where given."""
+def _weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Array | None) -> Array:
     channels_in, channels_out = x.shape[1], g.shape[1]
     if out is None:
         out = np.empty((channels_out, channels_in // groups, *windows.kernel), np.result_type(x, g))
@@ -85,7 +106,7 @@ def weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Arra
             out[...] = sums.T.reshape(out.shape)
         case "group by group":
             for inputs, outputs in _groups(channels_in, channels_out, groups):
-                weight_gradient(x[:, inputs], g[:, outputs], windows, 1, out[outputs])
+                _weight_gradient(x[:, inputs], g[:, outputs], windows, 1, out[outputs])
         case "unfolded":
             out[...] = unfolding.weight_gradient(x, g, windows, groups)
     return out
@@ -95,7 +116,7 @@ def _from_phase(g: Array, weight: Array, phase: tuple[Any, Any, Windows]) -> Arr
     """The input gradient at the positions of one of windows.phases()."""
     _, taps, opposite = phase
     turned = np.flip(weight[taps], tuple(range(2, weight.ndim))).swapaxes(0, 1)
-    return forward(g, turned, None, opposite, 1)
+    return _forward(g, turned, None, opposite, 1)
 
 
 def _way(x: Array, y: Array, windows: Windows, groups: int, *, channels_in: int, channels_out: int) -> Way:

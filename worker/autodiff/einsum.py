@@ -14,6 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
+from worker.autodiff import kernels
 from worker.autodiff.diagonals import diagonal
 from worker.autodiff.graph import record
 from worker.autodiff.shape import movedim, reshape
@@ -87,7 +88,7 @@ def _contract(a: Array, a_labels: Labels, b: Array, b_labels: Labels, output: La
     if inner:
         left = _matrices(a, a_labels, batch, rows, inner, sizes)
         right = _matrices(b, b_labels, batch, inner, columns, sizes)
-        product = left @ right
+        product = kernels.matmul(left, right)
     else:  # every element is one product
         left = _matrices(a, a_labels, batch, rows, [], sizes)
         right = _matrices(b, b_labels, batch, [], columns, sizes)

@@ -18,6 +18,7 @@ import numpy as np
 import worker.autodiff.versions as versions
 from worker.autodiff.modes import active, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from worker.autodiff.node import Edge, Into, Node, Source, Vjp, together
+from worker.autodiff.precision import autocast, current
 from worker.autodiff.tensor import Array, Tensor
 
 __all__ = [
@@ -123,9 +124,11 @@ def walk(
     ready = [(root, np.zeros((), np.float32))]
     while ready:
         found: list[tuple[Source, Array]] = []
-        with np.errstate(all="ignore"):  # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm
+        # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
+        with np.errstate(all="ignore"), autocast(current.get()):
             while ready and not found:
                 node, gradient = ready.pop()
+                current.set(node.precision)
                 complete = []
                 for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
                     gradients[source] = _add(gradients.get(source), gradient, source, vjp, targets is None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Union
 import numpy as np
 
 import worker.autodiff.versions as versions
+from worker.autodiff.precision import current
 
 if TYPE_CHECKING:
     from worker.autodiff.hooks import Watch
@@ -19,11 +20,11 @@ Vjp = Callable[["Array"], "Array"]
 class Node:
     """One operation of the forward pass. `edges` is None once it was walked and freed.
 
-    `time` is when it was recorded, in versions.now; `is_view` says that the output lies in the memory of an input;
-    `watch` is who wants to see the output's gradient.
+    `time` is when it was recorded, in versions.now, and `precision` the one that it computes in; `is_view` says that
+    the output lies in the memory of an input; `watch` is who wants to see the output's gradient.
     """
 
-    __slots__ = ("dtype", "edges", "is_view", "name", "shape", "time", "watch")
+    __slots__ = ("dtype", "edges", "is_view", "name", "precision", "shape", "time", "watch")
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], edges: tuple[Edge, ...]) -> None:
         self.name = name
@@ -31,6 +32,7 @@ class Node:
         self.dtype = dtype
         self.edges: tuple[Edge, ...] | None = edges
         self.time = versions.now
+        self.precision = current.get()
         self.is_view = False
         self.watch: Watch | None = None
 
