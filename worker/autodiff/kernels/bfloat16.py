@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.autodiff.kernels import bfloat16_gemm, bfloat16_tiles
 from worker.autodiff.kernels.compilation import compiled
 
 Array = NDArray[Any]
@@ -25,6 +26,8 @@ ONE, SIXTEEN = np.uint32(1), np.uint32(16)
 
 def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
     """a (..., M, K) @ b (..., K, N) of float32, rounded to bfloat16, into `out` (..., M, N) where given."""
+    if bfloat16_tiles.UNIT is not None:
+        return bfloat16_gemm.product(a, b, out)
     return np.matmul(round_bfloat16(a), round_bfloat16(b), out=out)
 
 

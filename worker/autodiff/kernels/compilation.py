@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 from numba import njit
+from numba.core import config
 
 Kernel = Callable[..., Any]
 
@@ -21,6 +23,13 @@ _CHECKSUM = hashlib.sha256(b"".join(source.read_bytes() for source in _sources))
 
 # NaN and Inf mean what they mean everywhere: `nnan`, `ninf`, `arcp` and `afn` are never on.
 _SUMS = {"reassoc", "contract", "nsz"}
+
+
+def cpu_features() -> frozenset[str]:
+    """What the CPU that numba compiles for can do, in LLVM's words: "avx2", "avx512f"."""
+    given: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]  # set as numba is imported
+    features = given if given is not None else llvmlite.binding.get_host_cpu_features().flatten()
+    return frozenset(name.removeprefix("+") for name in features.split(",") if name.startswith("+"))
 
 
 def compiled(function: Kernel) -> Kernel:

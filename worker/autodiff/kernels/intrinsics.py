@@ -9,13 +9,13 @@ import numba.extending
 from llvmlite import ir
 from numba import types
 
+from worker.autodiff.kernels.codegen import FLOAT, INT
 from worker.autodiff.kernels.compilation import Kernel
 
 # To the kernels an intrinsic is a function of its arguments; numba's own type shows the typing context, too.
 intrinsic: Callable[[Callable[..., Any]], Kernel] = numba.extending.intrinsic
 
 f32, i32 = types.float32, types.int32
-FLOAT, INT = ir.FloatType(), ir.IntType(32)
 
 
 @intrinsic

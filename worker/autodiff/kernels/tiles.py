@@ -10,23 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import config
 
-from worker.autodiff.kernels.compilation import Kernel
-from worker.autodiff.kernels.intrinsics import FLOAT, INT, f32, intrinsic
+from worker.autodiff.kernels.codegen import FLOAT, declared, everywhere, long, repeat
+from worker.autodiff.kernels.compilation import Kernel, cpu_features
+from worker.autodiff.kernels.intrinsics import f32, intrinsic
 
 
 def _shape() -> tuple[int, int]:
     """(floats in a register, rows of a tile) of the CPU that numba compiles for; (0, 0) where there is no kernel."""
-    given: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]  # set as numba is imported
-    features = given if given is not None else llvmlite.binding.get_host_cpu_features().flatten()
-    names = features.split(",")
-    if "+avx512f" in names:
+    features = cpu_features()
+    if "avx512f" in features:
         return 16, 14  # 28 of 32 registers hold sums
-    if "+avx2" in names and "+fma" in names:
+    if {"avx2", "fma"} <= features:
         return 8, 6  # 12 of 16
     return 0, 0
 
@@ -35,7 +32,6 @@ LANES, ROWS = _shape()
 COLUMNS = 2 * LANES
 AVAILABLE = LANES > 0
 
-LONG = ir.IntType(64)
 pointer: Any = types.CPointer(f32)  # type: ignore[no-untyped-call]  # numba has no types here
 i64 = types.int64
 
@@ -92,21 +88,18 @@ class _Generator:
     def __init__(self, builder: Any, row_step: int, term_step: int) -> None:
         self.builder, self.row_step, self.term_step = builder, row_step, term_step
         self.vector = ir.VectorType(FLOAT, LANES)
-        name = f"llvm.fma.v{LANES}f32"
-        self.fma = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(self.vector, [self.vector] * 3), name
-        )
+        self.fma = declared(builder, f"llvm.fma.v{LANES}f32", self.vector, *[self.vector] * 3)
 
     def choose(self, rows: Any, vectors: Any, args: Sequence[Any]) -> None:
         """One loop for each shape of a tile, and a jump to the right one."""
         builder = self.builder
         end = builder.append_basic_block("tile.end")
-        shape = builder.add(builder.mul(rows, _long(2)), vectors)
+        shape = builder.add(builder.mul(rows, long(2)), vectors)
         switch = builder.switch(shape, end)
         for r in range(1, ROWS + 1):
             for v in (1, 2):
                 block = builder.append_basic_block(f"tile.{r}.{v}")
-                switch.add_case(_long(2 * r + v), block)
+                switch.add_case(long(2 * r + v), block)
                 builder.position_at_end(block)
                 self.tile(r, v, *args)
                 builder.branch(end)
@@ -132,45 +125,22 @@ class _Generator:
 
         def segment(s: Any, carried: Sequence[Any]) -> list[Any]:
             start = builder.gep(a, [builder.load(builder.gep(segments, [s]))])
-            return self._loop(num_terms, term, [start, *carried])[1:]
+            return repeat(self.builder, num_terms, [start, *carried], term)[1:]
 
         def term(_: Any, carried: Sequence[Any]) -> list[Any]:
             at, row, *sums = carried
             columns = [self._load(row, v * LANES) for v in range(vectors)]
             for i in range(rows):
-                factor = self._broadcast(builder.load(builder.gep(at, [_long(i * self.row_step)])))
+                factor = everywhere(builder, builder.load(builder.gep(at, [long(i * self.row_step)])), LANES)
                 for v, column in enumerate(columns):
                     sums[i * vectors + v] = builder.call(self.fma, [factor, column, sums[i * vectors + v]])
-            return [builder.gep(at, [_long(self.term_step)]), builder.gep(row, [b_step]), *sums]
+            return [builder.gep(at, [long(self.term_step)]), builder.gep(row, [b_step]), *sums]
 
-        _, *sums = self._loop(num_segments, segment, [b, *zeros])
+        _, *sums = repeat(builder, num_segments, [b, *zeros], segment)
         for i in range(rows):
-            first, out = (builder.gep(p, [builder.mul(step, _long(i))]) for p, step in ((init, init_step), (c, c_step)))
+            first, out = (builder.gep(p, [builder.mul(step, long(i))]) for p, step in ((init, init_step), (c, c_step)))
             for v in range(vectors):
                 self._store(builder.fadd(sums[i * vectors + v], self._load(first, v * LANES)), out, v * LANES)
-
-    def _loop(self, count: Any, body: Any, carried: Sequence[Any]) -> list[Any]:
-        """`carried = body(i, carried)` for i < count, at least once; returns what is carried out."""
-        builder, before = self.builder, self.builder.block
-        block = builder.append_basic_block("loop")
-        builder.branch(block)
-        builder.position_at_end(block)
-        phis = [builder.phi(value.type) for value in (_long(0), *carried)]
-        results = body(phis[0], phis[1:])
-        following = builder.add(phis[0], _long(1))
-        for phi, first, last in zip(phis, (_long(0), *carried), (following, *results), strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(last, builder.block)
-        end = builder.append_basic_block("loop.end")
-        builder.cbranch(builder.icmp_signed("<", following, count), block, end)
-        builder.position_at_end(end)
-        return list(results)
-
-    def _broadcast(self, number: Any) -> Any:
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = self.builder.insert_element(undefined, number, ir.Constant(INT, 0))
-        everywhere = ir.Constant(ir.VectorType(INT, LANES), [0] * LANES)
-        return self.builder.shuffle_vector(first, undefined, everywhere)
 
     def _load(self, start: Any, offset: int) -> Any:
         return self.builder.load(self._at(start, offset), align=4)
@@ -179,8 +149,4 @@ class _Generator:
         self.builder.store(value, self._at(start, offset), align=4)
 
     def _at(self, start: Any, offset: int) -> Any:
-        return self.builder.bitcast(self.builder.gep(start, [_long(offset)]), self.vector.as_pointer())
-
-
-def _long(value: int) -> Any:
-    return ir.Constant(LONG, value)
+        return self.builder.bitcast(self.builder.gep(start, [long(offset)]), self.vector.as_pointer())

@@ -1,0 +1,68 @@
+"""Words for writing LLVM IR: what the intrinsics that hold whole inner loops are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+FLOAT, BYTE, INT, LONG, VOID = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.VoidType()
+
+
+class BFloatType(ir.types.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's bfloat, which llvmlite has no word for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloatType)
+
+    def __hash__(self) -> int:
+        return hash(BFloatType)
+
+
+def long(value: int) -> Any:
+    """A 64-bit constant."""
+    return ir.Constant(LONG, value)
+
+
+def indices(*numbers: int) -> Any:
+    """What shuffle_vector selects by."""
+    return ir.Constant(ir.VectorType(INT, len(numbers)), list(numbers))
+
+
+def declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+    """LLVM's own function of this name."""
+    return builder.module.globals.get(name) or ir.Function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def pointer_to(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
+    """A pointer to a value of type `kind` that lies `offset` bytes behind an address, a 64-bit number."""
+    return builder.inttoptr(builder.add(address, long(offset)) if offset else address, kind.as_pointer())
+
+
+def repeat(builder: Any, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
+    """`carried = body(i, carried)` for i < count, at least once; returns what is carried out."""
+    before = builder.block
+    block = builder.append_basic_block("loop")
+    builder.branch(block)
+    builder.position_at_end(block)
+    phis = [builder.phi(value.type) for value in (long(0), *carried)]
+    results = body(phis[0], phis[1:])
+    following = builder.add(phis[0], long(1))
+    for phi, first, last in zip(phis, (long(0), *carried), (following, *results), strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(last, builder.block)
+    end = builder.append_basic_block("loop.end")
+    builder.cbranch(builder.icmp_signed("<", following, count), block, end)
+    builder.position_at_end(end)
+    return list(results)
+
+
+def everywhere(builder: Any, number: Any, lanes: int) -> Any:
+    """A vector that holds one number in all its lanes."""
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, number, ir.Constant(INT, 0))
+    return builder.shuffle_vector(first, undefined, indices(*[0] * lanes))
