@@ -32,9 +32,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     _check_linear(x, weight, bias)
     w, (features_out, features_in) = weight.data, weight.shape
     rows, leading = x.data.reshape(-1, features_in), x.shape[:-1]
-    y = kernels.matmul(rows, w.T)
-    if bias is not None:
-        kernels.add_bias(y, bias.data)
+    y = kernels.matmul(rows, w.T, bias=None if bias is None else bias.data)
 
     def flat(g: Array) -> Array:
         return g.reshape(-1, features_out)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from worker.autodiff.kernels import activations, error_functions, formulas, linear_units, rows, updates
 from worker.autodiff.kernels.attention import attention_backward, attention_forward
 from worker.autodiff.kernels.embedding import add_rows
-from worker.autodiff.kernels.gemm import matmul
+from worker.autodiff.kernels.gemm import add_bias, matmul
 from worker.autodiff.kernels.norms import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from worker.autodiff.kernels.rows import BLOCK
 from worker.autodiff.kernels.scatter import scatter_rows_add
@@ -129,14 +129,6 @@ elu_backward = _elementwise(linear_units.elu_backward, formulas.elu_backward)
 select = _elementwise(linear_units.select, formulas.select)
 keep = _elementwise(linear_units.keep, formulas.keep)
 dropout = _elementwise(linear_units.dropout, formulas.dropout)
-
-
-def add_bias(y: Array, bias: Array) -> None:
-    """y (..., C) += bias (C,), in place: y must be the caller's own."""
-    if y.dtype == bias.dtype == np.float32 and y.flags.c_contiguous:
-        rows.add_bias(y.reshape(-1, bias.size), bias.ravel())
-    else:
-        y += bias
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:

@@ -10,20 +10,26 @@ and all that is written are the caller's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels.approximations import ONE, ZERO, exp
-from worker.autodiff.kernels.compilation import compiled_sum
-from worker.autodiff.kernels.gemm import matmul
-from worker.autodiff.kernels.intrinsics import maximum
+from worker.autodiff.kernels import fused_attention
+from worker.autodiff.kernels.compilation import compiled
+from worker.autodiff.kernels.fused_attention import softmax_backward_rows, softmax_rows
+from worker.autodiff.kernels.gemm import matmul, tile_unit
 
 Array = NDArray[Any]
 
 BLOCK = 64  # rows; smaller ones skip more of the masked half, but their products are slower
-LOWEST = np.float32(-np.inf)
+
+
+class Softmax(NamedTuple):
+    """The attention weights of a forward pass, and the unit that it was fused on, or None."""
+
+    weights: Array
+    unit: int | None
 
 
 def attention_forward(
@@ -36,7 +42,7 @@ def attention_forward(
     bias: Array | None,
     keep: Array | None,
     out: Array,
-) -> Array:
+) -> Softmax:
     """out (..., T, V) = softmax(query @ key.T * scale + bias) * keep @ value; the softmax is returned, (..., T, S).
 
     `bias` and `keep`, dropout's factors, broadcast to (..., T, S). If `is_causal`, row t sees columns 0..t only, and
@@ -44,6 +50,11 @@ def attention_forward(
     """
     rows, columns = query.shape[-2], key.shape[-2]
     weights = np.empty((*query.shape[:-1], columns), query.dtype)
+    unit = tile_unit() if bias is None and keep is None else None
+    if unit is not None and fused_attention.is_possible(query, key, value, is_causal):
+        arrays = query, key, value
+        fused_attention.forward(unit, *arrays, scale=scale, is_causal=is_causal, weights=weights, out=out)
+        return Softmax(weights, unit)
     for first, last, end in _row_blocks(rows, columns, is_causal):
         block = weights[..., first:last, :end]
         matmul(query[..., first:last, :], key[..., :end, :].swapaxes(-1, -2), out=block)
@@ -53,7 +64,7 @@ def attention_forward(
         _softmax(weights, 1 if bias is not None else scale, first, last, end, is_causal)
         kept = block if keep is None else block * keep[..., first:last, :end]
         matmul(kept, value[..., :end, :], out=out[..., first:last, :])
-    return weights
+    return Softmax(weights, None)
 
 
 def attention_backward(
@@ -61,7 +72,7 @@ def attention_backward(
     query: Array,
     key: Array,
     value: Array,
-    weights: Array,
+    softmax: Softmax,
     *,
     scale: float,
     is_causal: bool,
@@ -70,8 +81,13 @@ def attention_backward(
 ) -> Array:
     """Write the gradients of query, key and value into `out`, given that of the output, g (..., T, V).
 
-    The gradient of query @ key.T is returned, (..., T, S), set where the softmax is.
+    The gradient of query @ key.T is returned, (..., T, S), set where the softmax is and there is a bias.
     """
+    weights, unit = softmax
+    if unit is not None:
+        arrays = np.ascontiguousarray(g), query, key, value, weights
+        fused_attention.backward(unit, *arrays, scale=scale, is_causal=is_causal, out=out)
+        return weights
     rows, columns = weights.shape[-2:]
     dquery, dkey, dvalue = out
     dweights = np.empty(weights.shape, weights.dtype)
@@ -138,39 +154,13 @@ def _matrices(x: Array) -> Array:
     return x.reshape(-1, *x.shape[-2:])
 
 
-@compiled_sum
+@compiled
 def _softmax_loop(scores: Array, scale: np.float32, first: int, last: int, end: int, is_causal: bool) -> None:
     for n in range(scores.shape[0]):
-        for t in range(first, last):
-            row = scores[n, t, :end]
-            largest = LOWEST
-            if is_causal:
-                for s in range(end):
-                    row[s] = row[s] * scale if s <= t else LOWEST
-                    largest = maximum(largest, row[s])
-            else:
-                for s in range(end):
-                    row[s] *= scale
-                    largest = maximum(largest, row[s])
-            if largest == LOWEST:
-                largest = ZERO
-            total = ZERO
-            for s in range(end):
-                e = exp(row[s] - largest)
-                row[s] = e
-                total += e
-            share = ZERO if total == ZERO else ONE / total
-            for s in range(end):
-                row[s] *= share
+        softmax_rows(scores[n], scale, first, last, end, is_causal)
 
 
-@compiled_sum
+@compiled
 def _softmax_backward_loop(weights: Array, g: Array, scale: np.float32, first: int, last: int, end: int) -> None:
     for n in range(g.shape[0]):
-        for t in range(first, last):
-            gradient, weight = g[n, t, :end], weights[n, t, :end]
-            total = ZERO
-            for s in range(end):
-                total += gradient[s] * weight[s]
-            for s in range(end):
-                gradient[s] = weight[s] * (gradient[s] - total) * scale
+        softmax_backward_rows(weights[n], g[n], scale, first, last, end)

@@ -1,4 +1,4 @@
-"""Products of float32 arrays whose elements are rounded to bfloat16 first: the upper half of a float32's bits.
+"""Rounding to bfloat16, the upper half of a float32's bits, in float32: for CPUs without a unit that does it.
 
 To the nearest, ties to even; denormals become zeros, as the units that compute with bfloat16 have it. The product of
 two such numbers is exact in float32, and sums are float32.
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import bfloat16_gemm, bfloat16_tiles
 from worker.autodiff.kernels.compilation import compiled
 
 Array = NDArray[Any]
@@ -22,13 +21,6 @@ UPPER_HALF = np.uint32(0xFFFF_0000)
 QUIET = np.uint32(0x0040_0000)
 ALMOST_HALF = np.uint32(0x7FFF)
 ONE, SIXTEEN = np.uint32(1), np.uint32(16)
-
-
-def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a (..., M, K) @ b (..., K, N) of float32, rounded to bfloat16, into `out` (..., M, N) where given."""
-    if bfloat16_tiles.UNIT is not None:
-        return bfloat16_gemm.product(a, b, out)
-    return np.matmul(round_bfloat16(a), round_bfloat16(b), out=out)
 
 
 def round_bfloat16(x: Array) -> Array:

@@ -7,6 +7,7 @@ a pair is two numbers that stand behind one another along the dimension that is 
     left operand    block[i][p] = (a[i, 2p], a[i, 2p+1])        16 rows, 32 numbers deep
     right operand   block[p][j] = (b[2p, j], b[2p+1, j])        32 numbers deep, 16 columns
 
+Blocks come in pairs: 32 rows, or 32 columns, of which the second half may be missing. Pairs stand behind one another.
 A sum's bits depend on the depth and on the unit, not on the tile that it is in. All addresses and steps are in bytes.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -32,6 +33,8 @@ from worker.autodiff.kernels.codegen import (
     long,
     pointer_to,
     repeat,
+    shuffled,
+    transposed,
 )
 from worker.autodiff.kernels.compilation import Kernel, cpu_features
 from worker.autodiff.kernels.intrinsics import intrinsic
@@ -44,22 +47,11 @@ HALF = 8  # rows whose sums AVX512-BF16 keeps in registers at once
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64: arch_prctl(2)
 
-Unit = Literal["amx", "avx512_bf16"]
-
 floats = ir.VectorType(FLOAT, LANES)
 numbers = ir.VectorType(BFloatType(), DEPTH)
 words = ir.VectorType(ir.IntType(16), DEPTH)
 pairs = ir.VectorType(INT, LANES)
 i64, void = types.int64, types.void
-
-
-def _unit() -> Unit | None:
-    features = cpu_features()
-    if not {"avx512f", "avx512bw", "avx512bf16"} <= features:
-        return None
-    if {"amx-tile", "amx-bf16"} <= features and _may_use_tiles():
-        return "amx"
-    return "avx512_bf16"
 
 
 def _may_use_tiles() -> bool:
@@ -71,7 +63,9 @@ def _may_use_tiles() -> bool:
     return bool(request(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
-UNIT = _unit()  # what this process computes products of bfloat16 with; None: float32 arithmetic
+_features = cpu_features()
+HAS_AVX = {"avx512f", "avx512bw", "avx512bf16"} <= _features
+HAS_AMX = HAS_AVX and {"amx-tile", "amx-bf16"} <= _features and _may_use_tiles()
 
 
 @intrinsic
@@ -98,18 +92,15 @@ def release(_: Any) -> Any:
 
 
 def make_amx_tile(rows: int, columns: int) -> Kernel:
-    """tile(depth, a, a_step, b, b_step, init, init_step, c, c_step): c = init + a @ b, for `depth` blocks.
+    """tile(depth, a, b, init, init_step, c, c_step): c = init + a @ b, for `depth` pairs of blocks of each operand.
 
-    c has `rows` x `columns` tiles, each 1 or 2. The blocks of a row of tiles lie behind one another, from a and from
-    a + a_step on; those of a column likewise. The rows of init and c are init_step and c_step apart.
+    c has `rows` x `columns` tiles, each 1 or 2. The rows of init and c are init_step and c_step apart.
     """
 
     @intrinsic
-    def tile(
-        _: Any, depth: Any, a: Any, a_step: Any, b: Any, b_step: Any, init: Any, init_step: Any, c: Any, c_step: Any
-    ) -> Any:
+    def tile(_: Any, depth: Any, a: Any, b: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            depth, a, a_step, b, b_step, init, init_step, c, c_step = args
+            depth, a, b, init, init_step, c, c_step = args
             move = BYTE, BYTE.as_pointer(), LONG
             load = declared(builder, "llvm.x86.tileloadd64", VOID, *move)
             store = declared(builder, "llvm.x86.tilestored64", VOID, *move)
@@ -122,31 +113,31 @@ def make_amx_tile(rows: int, columns: int) -> Kernel:
                     builder.call(how, [_register(2 * i + j), pointer_to(builder, row, BYTE, ROW_BYTES * j), step])
 
             def block(_: Any, carried: Sequence[Any]) -> list[Any]:
-                for first, count, start, step in ((4, rows, carried[0], a_step), (6, columns, carried[1], b_step)):
+                for first, count, start in ((4, rows, carried[0]), (6, columns, carried[1])):
                     for i in range(count):
-                        at = pointer_to(builder, builder.add(start, builder.mul(step, long(i))), BYTE)
+                        at = pointer_to(builder, start, BYTE, BLOCK_BYTES * i)
                         builder.call(load, [_register(first + i), at, long(ROW_BYTES)])
                 for i, j in tiles:
                     builder.call(multiply, [_register(2 * i + j), _register(4 + i), _register(6 + j)])
-                return [builder.add(start, long(BLOCK_BYTES)) for start in carried]
+                return [builder.add(start, long(2 * BLOCK_BYTES)) for start in carried]
 
             moved(load, init, init_step)
             repeat(builder, depth, [a, b], block)
             moved(store, c, c_step)
             return context.get_dummy_value()
 
-        return void(i64, i64, i64, i64, i64, i64, i64, i64, i64), generate
+        return void(i64, i64, i64, i64, i64, i64, i64), generate
 
     return tile
 
 
 def make_avx_tile(columns: int) -> Kernel:
-    """tile(depth, a, b, b_step, init, init_step, c, c_step): as make_amx_tile's, for HALF rows from a on."""
+    """tile(depth, a, b, init, init_step, c, c_step): as make_amx_tile's, for HALF rows from a on."""
 
     @intrinsic
-    def tile(_: Any, depth: Any, a: Any, b: Any, b_step: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
+    def tile(_: Any, depth: Any, a: Any, b: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            depth, a, b, b_step, init, init_step, c, c_step = args
+            depth, a, b, init, init_step, c, c_step = args
             multiply = declared(builder, "llvm.x86.avx512bf16.dpbf16ps.512", floats, floats, numbers, numbers)
             places = [(i, j) for i in range(HALF) for j in range(columns)]
 
@@ -156,10 +147,7 @@ def make_avx_tile(columns: int) -> Kernel:
             def pair(_: Any, carried: Sequence[Any]) -> list[Any]:
                 left, right, *sums = carried
                 column = [
-                    builder.bitcast(
-                        builder.load(pointer_to(builder, builder.add(right, builder.mul(b_step, long(j))), floats)),
-                        numbers,
-                    )
+                    builder.bitcast(builder.load(pointer_to(builder, right, floats, BLOCK_BYTES * j)), numbers)
                     for j in range(columns)
                 ]
                 row = [
@@ -175,7 +163,7 @@ def make_avx_tile(columns: int) -> Kernel:
             def block(_: Any, carried: Sequence[Any]) -> list[Any]:
                 left, right, *sums = carried
                 sums = repeat(builder, long(LANES), [left, right, *sums], pair)[2:]
-                return [builder.add(left, long(BLOCK_BYTES)), builder.add(right, long(BLOCK_BYTES)), *sums]
+                return [builder.add(left, long(2 * BLOCK_BYTES)), builder.add(right, long(2 * BLOCK_BYTES)), *sums]
 
             sums = [builder.load(place(init, init_step, i, j), align=4) for i, j in places]
             sums = repeat(builder, depth, [a, b, *sums], block)[2:]
@@ -183,7 +171,7 @@ def make_avx_tile(columns: int) -> Kernel:
                 builder.store(value, place(c, c_step, i, j), align=4)
             return context.get_dummy_value()
 
-        return void(i64, i64, i64, i64, i64, i64, i64, i64), generate
+        return void(i64, i64, i64, i64, i64, i64, i64), generate
 
     return tile
 
@@ -212,9 +200,9 @@ def make_pack(along: bool, turned: bool) -> Kernel:
                     row = builder.call(convert, [load(i, ROW_BYTES), load(i)])
                 else:
                     both = builder.bitcast(builder.call(convert, [load(2 * i + 1), load(2 * i)]), words)
-                    row = builder.shuffle_vector(both, ir.Constant(words, ir.Undefined), indices(*_shuffled(DEPTH)))
+                    row = builder.shuffle_vector(both, ir.Constant(words, ir.Undefined), indices(*shuffled(DEPTH)))
                 rows.append(builder.bitcast(row, pairs))
-            for i, row in enumerate(_transposed(builder, rows) if turned else rows):
+            for i, row in enumerate(transposed(builder, rows) if turned else rows):
                 builder.store(row, pointer_to(builder, block, pairs, ROW_BYTES * i), align=ROW_BYTES)
             return context.get_dummy_value()
 
@@ -223,42 +211,5 @@ def make_pack(along: bool, turned: bool) -> Kernel:
     return pack
 
 
-@intrinsic
-def float_at(_: Any, address: Any) -> Any:
-    """The float32 at an address."""
-    return types.float32(i64), lambda context, builder, signature, args: builder.load(
-        pointer_to(builder, args[0], FLOAT), align=4
-    )
-
-
-@intrinsic
-def put_float(_: Any, address: Any, value: Any) -> Any:
-    """Write a float32 at an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[1], pointer_to(builder, args[0], FLOAT), align=4)
-        return context.get_dummy_value()
-
-    return void(i64, types.float32), generate
-
-
 def _register(number: int) -> Any:
     return ir.Constant(BYTE, number)
-
-
-def _shuffled(size: int) -> list[int]:
-    """A perfect shuffle: the first half of `size` places and the second, in turn."""
-    return [i // 2 + (size // 2 if i % 2 else 0) for i in range(size)]
-
-
-def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """The columns of 16 rows of 16: four rounds of perfect shuffles."""
-    low = [i // 2 + (LANES if i % 2 else 0) for i in range(LANES)]
-    high = [LANES // 2 + i for i in low]
-    for _ in range(4):
-        rows = [
-            builder.shuffle_vector(rows[i], rows[i + LANES // 2], indices(*half))
-            for i in range(LANES // 2)
-            for half in (low, high)
-        ]
-    return rows

@@ -66,3 +66,21 @@ def everywhere(builder: Any, number: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, number, ir.Constant(INT, 0))
     return builder.shuffle_vector(first, undefined, indices(*[0] * lanes))
+
+
+def shuffled(size: int) -> list[int]:
+    """A perfect shuffle: the first half of `size` places and the second, in turn."""
+    return [i // 2 + (size // 2 if i % 2 else 0) for i in range(size)]
+
+
+def transposed(builder: Any, rows: Sequence[Any]) -> Sequence[Any]:
+    """The columns of n rows, vectors of n lanes, n a power of two: log2(n) rounds of perfect shuffles."""
+    size = len(rows)
+    order = shuffled(2 * size)
+    for _ in range(size.bit_length() - 1):
+        rows = [
+            builder.shuffle_vector(rows[i], rows[i + size // 2], indices(*half))
+            for i in range(size // 2)
+            for half in (order[:size], order[size:])
+        ]
+    return rows

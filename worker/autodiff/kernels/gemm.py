@@ -10,17 +10,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import bfloat16
+from worker.autodiff.kernels import products, rows, strips
+from worker.autodiff.kernels.bfloat16 import round_bfloat16
 from worker.autodiff.precision import current
 
 Array = NDArray[Any]
 
+MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16
 
-def matmul(a: Array, b: Array, out: Array | None = None) -> Array:
-    """a (..., M, K) @ b (..., K, N), into `out` (..., M, N) where given, in the current precision.
 
-    Strided views are not copied in float32.
+def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
+    """a (..., M, K) @ b (..., K, N) + bias (N,), into `out` (..., M, N) where given, in the current precision.
+
+    Strided views are not copied. Which way a product takes depends on its shape, the precision and the CPU alone.
     """
-    if current.get() == "bf16" and a.dtype == b.dtype == np.float32:
-        return bfloat16.matmul(a, b, out)
-    return np.matmul(a, b, out=out)
+    if a.dtype == b.dtype == np.float32:
+        unit = tile_unit()
+        if unit is not None and (unit != strips.FLOAT32 or _is_for_tiles(a, b)):
+            return products.product(unit, a, b, out, bias)
+        if current.get() == "bf16":
+            a, b = round_bfloat16(a), round_bfloat16(b)
+    result: Array = np.matmul(a, b, out=out)
+    if bias is not None:
+        add_bias(result, bias)
+    return result
+
+
+def tile_unit() -> int | None:
+    """What computes tiles of float32 arrays in the current precision, one of strips' units; None: nothing does."""
+    if current.get() == "bf16":
+        return strips.BFLOAT16
+    return strips.FLOAT32 if strips.AVAILABLE else None
+
+
+def add_bias(y: Array, bias: Array) -> None:
+    """y (..., C) += bias (C,), in place: y must be the caller's own."""
+    if y.dtype == bias.dtype == np.float32 and y.flags.c_contiguous:
+        rows.add_bias(y.reshape(-1, bias.size), bias.ravel())
+    else:
+        y += bias
+
+
+def _is_for_tiles(a: Array, b: Array) -> bool:
+    """Whether float32 tiles are faster than BLAS: for batches of matrices that are not too small to be packed."""
+    is_batch = a.ndim > 2 or b.ndim > 2
+    return is_batch and a.shape[-2] >= MIN_ROWS and b.shape[-1] >= MIN_COLUMNS and a.shape[-1] >= MIN_DEPTH

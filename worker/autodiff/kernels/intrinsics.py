@@ -9,13 +9,13 @@ import numba.extending
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels.codegen import FLOAT, INT
+from worker.autodiff.kernels.codegen import FLOAT, INT, pointer_to
 from worker.autodiff.kernels.compilation import Kernel
 
 # To the kernels an intrinsic is a function of its arguments; numba's own type shows the typing context, too.
 intrinsic: Callable[[Callable[..., Any]], Kernel] = numba.extending.intrinsic
 
-f32, i32 = types.float32, types.int32
+f32, i32, i64 = types.float32, types.int32, types.int64
 
 
 @intrinsic
@@ -45,3 +45,22 @@ def maximum(_: Any, a: Any, b: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.maximum", [FLOAT], function_type), args)
 
     return f32(f32, f32), generate
+
+
+@intrinsic
+def float_at(_: Any, address: Any) -> Any:
+    """The float32 at an address."""
+    return f32(i64), lambda context, builder, signature, args: builder.load(
+        pointer_to(builder, args[0], FLOAT), align=4
+    )
+
+
+@intrinsic
+def put_float(_: Any, address: Any, value: Any) -> Any:
+    """Write a float32 at an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[1], pointer_to(builder, args[0], FLOAT), align=4)
+        return context.get_dummy_value()
+
+    return types.void(i64, f32), generate

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels.codegen import FLOAT, declared, everywhere, long, repeat
+from worker.autodiff.kernels.codegen import FLOAT, declared, everywhere, long, pointer_to, repeat
 from worker.autodiff.kernels.compilation import Kernel, cpu_features
 from worker.autodiff.kernels.intrinsics import f32, intrinsic
 
@@ -45,6 +45,12 @@ def address(_: Any, array: Any, offset: Any) -> Any:
         return builder.gep(builder.bitcast(data, FLOAT.as_pointer()), [args[1]])
 
     return pointer(array, i64), generate
+
+
+@intrinsic
+def pointer_at(_: Any, at: Any) -> Any:
+    """A pointer to the float32 at an address, a number of bytes."""
+    return pointer(i64), lambda context, builder, signature, args: pointer_to(builder, args[0], FLOAT)
 
 
 def make_tile(row_step: int, term_step: int) -> Kernel:

@@ -1,4 +1,4 @@
-"""Products on the CPU's unit for bfloat16 are those of rounded operands, whatever lies how in memory."""
+"""Products in tiles, on each unit that the CPU has, whatever lies how in memory."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import bfloat16, bfloat16_gemm, bfloat16_tiles
+from worker.autodiff.kernels import bfloat16, strips
+from worker.autodiff.kernels.products import product
 
 Array = NDArray[Any]
 
-UNITS = {None: (), "avx512_bf16": ("avx512_bf16",), "amx": ("amx", "avx512_bf16")}[bfloat16_tiles.UNIT]
+UNITS = {"avx512_bf16": strips.AVX512_BF16, "amx": strips.AMX}
+FOUND = [name for name, unit in UNITS.items() if strips.BFLOAT16 is not None and unit <= strips.BFLOAT16]
 SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more than one pass
     (1, 1, 1),
     (5, 7, 9),
@@ -28,22 +30,23 @@ SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more t
     (9, 10, 4100),
 ]
 
-pytestmark = pytest.mark.skipif(not UNITS, reason="this CPU has no unit for bfloat16")
 
-
-@pytest.fixture(params=UNITS)
-def unit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Each unit that this CPU has, in use."""
-    monkeypatch.setattr(bfloat16_tiles, "UNIT", request.param)
-    return str(request.param)
+@pytest.fixture(params=["float32", *FOUND])
+def unit(request: pytest.FixtureRequest) -> int:
+    """Each unit that this CPU has."""
+    if request.param == "float32" and not strips.AVAILABLE:
+        pytest.skip("this CPU has no AVX-512")
+    return UNITS.get(request.param, strips.FLOAT32)
 
 
 def draw(*shape: int) -> Array:
     return np.random.default_rng(sum(shape)).standard_normal(shape, np.float32)
 
 
-def expected(a: Array, b: Array) -> Array:
-    return bfloat16.round_bfloat16(a).astype(np.float64) @ bfloat16.round_bfloat16(b).astype(np.float64)
+def expected(unit: int, a: Array, b: Array) -> Array:
+    if unit != strips.FLOAT32:
+        a, b = bfloat16.round_bfloat16(a), bfloat16.round_bfloat16(b)
+    return a.astype(np.float64) @ b.astype(np.float64)
 
 
 def assert_close(found: Array, wanted: Array, depth: int) -> None:
@@ -52,18 +55,18 @@ def assert_close(found: Array, wanted: Array, depth: int) -> None:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
-def test_product_of_rounded_operands(unit: str, size: tuple[int, int, int], layout: str) -> None:
+def test_product_of_rounded_operands(unit: int, size: tuple[int, int, int], layout: str) -> None:
     rows, columns, depth = size
     a = draw(depth, rows).T if layout[0] == "T" else draw(rows, depth)
     b = draw(columns, depth).T if layout[1] == "T" else draw(depth, columns)
-    assert_close(bfloat16_gemm.product(a, b), expected(a, b), depth)
+    assert_close(product(unit, a, b), expected(unit, a, b), depth)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_bias_is_added(unit: str, size: tuple[int, int, int]) -> None:
+def test_bias_is_added(unit: int, size: tuple[int, int, int]) -> None:
     rows, columns, depth = size
     a, b, bias = draw(rows, depth), draw(depth, columns), draw(columns)
-    assert_close(bfloat16_gemm.product(a, b, bias=bias), expected(a, b) + bias, depth)
+    assert_close(product(unit, a, b, bias=bias), expected(unit, a, b) + bias, depth)
 
 
 OUTPUTS: dict[str, Callable[[], Array]] = {
@@ -76,16 +79,16 @@ OUTPUTS: dict[str, Callable[[], Array]] = {
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
-def test_product_goes_into_a_view(unit: str, output: str) -> None:
+def test_product_goes_into_a_view(unit: int, output: str) -> None:
     a, b, out = draw(33, 40), draw(40, 20), OUTPUTS[output]()
-    found = bfloat16_gemm.product(a, b, out)
+    found = product(unit, a, b, out)
     assert found is out
-    assert_close(out, expected(a, b), 40)
+    assert_close(out, expected(unit, a, b), 40)
 
 
-def test_rows_and_columns_beside_a_view_stay_as_they_are(unit: str) -> None:
+def test_rows_and_columns_beside_a_view_stay_as_they_are(unit: int) -> None:
     whole = np.full((40, 40), 7, np.float32)
-    bfloat16_gemm.product(draw(17, 8), draw(8, 19), whole[3:20, 5:24])
+    product(unit, draw(17, 8), draw(8, 19), whole[3:20, 5:24])
     whole[3:20, 5:24] = 7
     assert (whole == 7).all()
 
@@ -98,31 +101,31 @@ OPERANDS: dict[str, Callable[[Array], Array]] = {
 
 
 @pytest.mark.parametrize("operand", OPERANDS)
-def test_operands_may_have_any_strides(unit: str, operand: str) -> None:
+def test_operands_may_have_any_strides(unit: int, operand: str) -> None:
     a, b = OPERANDS[operand](draw(20, 30)), OPERANDS[operand](draw(30, 25))
-    assert_close(bfloat16_gemm.product(a, b), expected(a, b), 30)
+    assert_close(product(unit, a, b), expected(unit, a, b), 30)
 
 
 BATCHES = [((3,), (3,)), ((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)), ((), (2, 3)), ((2, 2, 3), (2, 1, 3))]
 
 
 @pytest.mark.parametrize("batches", BATCHES, ids=str)
-def test_batches_are_broadcast(unit: str, batches: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_batches_are_broadcast(unit: int, batches: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = draw(*batches[0], 5, 40), draw(*batches[1], 40, 17)
-    assert_close(bfloat16_gemm.product(a, b), expected(a, b), 40)
+    assert_close(product(unit, a, b), expected(unit, a, b), 40)
 
 
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 4)), ((2, 0), (0, 4)), ((2, 3), (3, 0)), ((0, 2, 3), (3, 4))], ids=str)
-def test_empty_products(unit: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_empty_products(unit: int, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = (np.ones(shape, np.float32) for shape in shapes)
-    np.testing.assert_array_equal(bfloat16_gemm.product(a, b), a @ b)
+    np.testing.assert_array_equal(product(unit, a, b), a @ b)
 
 
-def test_an_element_has_the_same_bits_in_a_larger_product(unit: str) -> None:
+def test_an_element_has_the_same_bits_in_a_larger_product(unit: int) -> None:
     a, b = draw(100, 300), draw(300, 90)
-    whole = bfloat16_gemm.product(a, b)
+    whole = product(unit, a, b)
     for rows, columns in ((1, 90), (100, 1), (37, 20)):
-        np.testing.assert_array_equal(bfloat16_gemm.product(a[:rows], b[:, :columns]), whole[:rows, :columns])
+        np.testing.assert_array_equal(product(unit, a[:rows], b[:, :columns]), whole[:rows, :columns])
 
 
 SPECIAL = {
@@ -137,9 +140,10 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_operands_are_rounded_as_without_the_unit(unit: str, name: str) -> None:
+@pytest.mark.parametrize("unit", [UNITS[name] for name in FOUND], ids=FOUND)
+def test_operands_are_rounded_as_without_the_unit(unit: int, name: str) -> None:
     value, rounded = map(np.float32, SPECIAL[name])
     np.testing.assert_array_equal(bfloat16.round_bfloat16(np.array([value])), [rounded])
     x, one = np.array([[value]]), np.ones((1, 1), np.float32)
-    np.testing.assert_array_equal(bfloat16_gemm.product(x, one), [[rounded]])
-    np.testing.assert_array_equal(bfloat16_gemm.product(one, x), [[rounded]])
+    np.testing.assert_array_equal(product(unit, x, one), [[rounded]])
+    np.testing.assert_array_equal(product(unit, one, x), [[rounded]])

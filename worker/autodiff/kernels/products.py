@@ -1,0 +1,168 @@
+"""Products of float32 matrices, in float32 or with operands rounded to bfloat16, out of strips and tiles.
+
+The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass the right operand
+is packed whole and the left one in chunks of strips; then tiles of the result are computed, strip after strip, over so
+many columns that their part of the right operand stays in the second-level cache.
+
+Shapes: M rows, N columns, K the dimension summed over. Addresses and steps are in bytes, the rest counts elements.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worker.autodiff.kernels import operands, strips
+from worker.autodiff.kernels.compilation import compiled
+from worker.autodiff.kernels.intrinsics import float_at, put_float
+from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes
+from worker.autodiff.kernels.strips import FLOAT32, WIDTH
+
+# Numbers along the dimension summed over in a pass, at most. A strip of float32 rows has 21 KB then and stays in the
+# first-level cache; AMX is fast enough from the second.
+PASS_FLOAT32, PASS_BFLOAT16 = 384, 2048
+ALIGNMENT = 32  # passes begin at multiples of it
+LEFT_BYTES = 1 << 19  # of a packed chunk of strips of rows
+REACH_BYTES = 1 << 19  # of the packed columns that a strip of rows goes over
+
+
+def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
+    """a (..., M, K) @ b (..., K, N) + bias (N,), all float32, into `out` (..., M, N) where given.
+
+    `unit` is one of strips', and available. Views are not copied if their rows or their columns are contiguous.
+    """
+    return operands.multiply(_LOOPS[unit], a, b, out, bias)
+
+
+def _loop_on(unit: int) -> operands.Loop:
+    def loop(outer_batch: int, inner_batch: int, rows: int, columns: int, depth: int, *places: int) -> None:
+        size = min(depth, PASS_FLOAT32 if unit == FLOAT32 else PASS_BFLOAT16) + ALIGNMENT
+        padded = columns + 2 * WIDTH
+        right = padded * size * FLOAT_BYTES
+        left = min((rows + WIDTH) * size * FLOAT_BYTES, LEFT_BYTES + 2 * WIDTH * size * FLOAT_BYTES)
+        needed = strips.FIXED_BYTES + padded * FLOAT_BYTES + left + right + strips.SLACK_BYTES
+        _product(unit, outer_batch, inner_batch, rows, columns, depth, *places, operands.memory(needed))
+
+    return loop
+
+
+_LOOPS = [_loop_on(unit) for unit in (FLOAT32, strips.AVX512_BF16, strips.AMX)]
+
+
+@compiled
+def _product(
+    unit: int,
+    outer_batch: int,
+    inner_batch: int,
+    rows: int,
+    columns: int,
+    depth: int,
+    a: int,
+    a_outer: int,
+    a_inner: int,
+    a_row: int,
+    a_deep: int,
+    b: int,
+    b_outer: int,
+    b_inner: int,
+    b_column: int,
+    b_deep: int,
+    c: int,
+    c_outer: int,
+    c_inner: int,
+    c_row: int,
+    bias: int,
+    memory: Bytes,
+) -> None:
+    base = strips.prepare(unit, memory)
+    segments = np.zeros(1, np.int64)
+    first_row = base + strips.ZEROS
+    packed = base + strips.FIXED_BYTES
+    if bias:  # a copy that may be read beyond its end
+        first_row, packed = packed, packed + (columns + WIDTH) // 16 * 16 * FLOAT_BYTES
+        for j in range(columns):
+            put_float(first_row + j * FLOAT_BYTES, float_at(bias + j * FLOAT_BYTES))
+    most = PASS_FLOAT32 if unit == FLOAT32 else PASS_BFLOAT16
+    num_passes = (depth + most - 1) // most
+    step = ((depth + num_passes - 1) // num_passes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    for i in range(outer_batch):
+        for j in range(inner_batch):
+            for start in range(0, depth, step):
+                _pass(
+                    unit,
+                    rows,
+                    columns,
+                    min(step, depth - start),
+                    a + i * a_outer + j * a_inner + start * a_deep,
+                    a_row,
+                    a_deep,
+                    b + i * b_outer + j * b_inner + start * b_deep,
+                    b_column,
+                    b_deep,
+                    c + i * c_outer + j * c_inner,
+                    c_row,
+                    first_row if start == 0 else 0,
+                    bias != 0,
+                    packed,
+                    base,
+                    segments,
+                )
+    strips.finish(unit)
+
+
+@compiled
+def _pass(
+    unit: int,
+    rows: int,
+    columns: int,
+    depth: int,
+    a: int,
+    a_row: int,
+    a_deep: int,
+    b: int,
+    b_column: int,
+    b_deep: int,
+    c: int,
+    c_row: int,
+    first_row: int,
+    has_bias: bool,
+    packed: int,
+    base: int,
+    segments: Array,
+) -> None:
+    """c = first_row + a @ b; without a first row, c += a @ b."""
+    left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
+    for j in range(0, columns, WIDTH):
+        to = packed + j // WIDTH * right_bytes
+        strips.pack_right(unit, b + j * b_column, b_column, b_deep, min(WIDTH, columns - j), depth, to, base)
+    left = packed + (columns + WIDTH - 1) // WIDTH * right_bytes
+    num_strips = strips.num_strips(unit, rows)
+    chunk = max(LEFT_BYTES // left_bytes, 1)
+    reach = max(REACH_BYTES // right_bytes, 1) * WIDTH
+    for top in range(0, num_strips, chunk):
+        end = min(top + chunk, num_strips)
+        for strip in range(top, end):
+            first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
+            to = left + (strip - top) * left_bytes
+            strips.pack_left(unit, a + first * a_row, a_row, a_deep, last - first, depth, to, base)
+        for side in range(0, columns, reach):
+            for strip in range(top, end):
+                first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
+                for j in range(side, min(side + reach, columns), WIDTH):
+                    at = c + first * c_row + j * FLOAT_BYTES
+                    init, init_step = at, c_row
+                    if first_row:
+                        init, init_step = first_row + (j * FLOAT_BYTES if has_bias else 0), 0
+                    strips.tile(
+                        unit,
+                        segments,
+                        last - first,
+                        min(WIDTH, columns - j),
+                        depth,
+                        left + (strip - top) * left_bytes,
+                        packed + j // WIDTH * right_bytes,
+                        init,
+                        init_step,
+                        at,
+                        c_row,
+                        base,
+                    )
