@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.models import Workload, torch_model
+from benchmarks.workloads import Workload
 from worker import optim
 from worker.autodiff import Tensor, philox
 from worker.autodiff import functional as F
@@ -273,7 +273,7 @@ def test_missing_names_are_said() -> None:
         bert().load_huggingface({})
 
 
-# Our names to those of benchmarks.models' PyTorch model.
+# Our names to those of benchmarks.pytorch's model.
 TORCH_NAMES = {
     "token_embedding": "tokens",
     "position_embedding": "positions",
@@ -300,6 +300,8 @@ def batches(kind: str, steps: int) -> list[tuple[Array, Array]]:
 
 def same_start(torch: Any, ours: Module, workload: Workload) -> Any:
     """PyTorch's model with our weights."""
+    from benchmarks.pytorch import torch_model
+
     theirs = torch_model(workload)
     state = theirs.state_dict()
     for name, array in ours.state_dict().items():
@@ -317,7 +319,7 @@ def same_start(torch: Any, ours: Module, workload: Workload) -> Any:
 def test_training_follows_pytorchs(kind: str) -> None:
     torch = pytest.importorskip("torch")
     ours: Any = gpt() if kind == "gpt" else masked_model()
-    theirs = same_start(torch, ours, Workload(kind, 1.0, batch=8, layers=2, width=C, heads=3, time=T, vocabulary=V))
+    theirs = same_start(torch, ours, Workload(kind, batch=8, layers=2, width=C, heads=3, time=T, vocabulary=V))
     optimizer = optim.Adam(ours.parameters(), lr=1e-3)
     reference = torch.optim.Adam(theirs.parameters(), lr=1e-3)
     got, expected = [], []
