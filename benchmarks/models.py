@@ -4,8 +4,9 @@
 
 One process and one thread a side, all on one core, in turn. Precision bf16 stands against PyTorch's autocast, whose
 products run on AMX where the processor has it; ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment keeps them to
-AVX512. Beside the ratio of the medians stand the share of our step that is spent in matrix products and convolutions,
-their GFLOP/s, those of a large product on this core, and the peak resident memory of both sides.
+AVX512. In fp32, JAX jit and, for the MLP, HIPS autograd and MyGrad take turns too where they are installed (pip install
+jax autograd mygrad). Beside the ratio of the medians stand the share of our step that is spent in matrix products and
+convolutions, their GFLOP/s, those of a large product on this core, and the peak resident memory of both sides.
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ def measure(
 
 def compare(name: str, precision: str, *, rounds: int, seconds: float) -> str:
     """The comparison of one model, as text."""
-    from benchmarks import ours, pytorch  # here, so that no side's process loads the other's libraries
+    from benchmarks import ours, peers, pytorch  # here, so that no side's process loads the other's libraries
 
     workload, reference = WORKLOADS[name], REFERENCES[precision]
     teams = {reference: Team(pytorch.side, 1, name, precision), OURS: Team(ours.side, 1, name, precision)}
+    if precision == "fp32":
+        teams |= {peer: Team(side, 1, name) for peer, side in peers.peers_of(workload).items()}
     times, reports = measure(teams, rounds=rounds, seconds=seconds)
     ratio = statistics.median(times[reference]) / statistics.median(times[OURS])
     target = workload.targets[precision]
