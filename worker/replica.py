@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from worker import checkpoint
-from worker.autodiff import philox
+from worker.autodiff import autocast, philox
 from worker.data import source
 from worker.data.dataset import Dataset
 from worker.data.sampler import Sampler
@@ -77,6 +77,7 @@ class Replica:
         self._flat = FlatParameters(self._recipe.model.parameters())
         self._first_weights = self._flat.weights
         self._num_workers = num_workers
+        self._precision = spec.training.precision.value
         training = spec.training
         self._sampler = Sampler(len(dataset.training), training.global_batch_size, seed=training.seed)
         num_shards = training.shards
@@ -130,7 +131,7 @@ class Replica:
         step = self._training_step(epoch)
         committed = segment.control.committed
         try:
-            with np.errstate(all="ignore"):  # infinities and NaN show in the gradient's norm
+            with autocast(self._precision), np.errstate(all="ignore"):  # infinities and NaN show in the gradient's norm
                 while committed < until_step:
                     goes_on = step(committed)
                     committed += 1
@@ -151,7 +152,7 @@ class Replica:
         for chunk in range(self._rank, -(-len(held_out) // EVALUATION_CHUNK), self._num_workers):
             positions = np.arange(chunk * EVALUATION_CHUNK, min((chunk + 1) * EVALUATION_CHUNK, len(held_out)))
             philox.seed(self._spec.training.seed, chunk)
-            with np.errstate(all="ignore"):
+            with autocast(self._precision), np.errstate(all="ignore"):
                 scores[chunk] = self._recipe.objective.score(model, held_out.take(positions))
         model.train()
         return scores

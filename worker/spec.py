@@ -120,9 +120,10 @@ class Tokenizer(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number formats."""
+    """Number formats of the forward and backward pass; weights and optimizer state are float32 always."""
 
     FP32 = "fp32"
+    BF16 = "bf16"
 
 
 class NonFinitePolicy(StrEnum):

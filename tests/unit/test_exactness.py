@@ -74,6 +74,10 @@ JOBS = {
     "gpt": job(model={"gpt": SMALL}, data=TEXT),
     "gpt, dropout": job(model={"gpt": SMALL | {"dropout": 0.1}}, data=TEXT),
     "bert": job(model={"bert": SMALL}, data=TEXT),
+    "cnn, bf16": job(model={"cnn": {"stages": [4, 8]}}, data={"digits": {}}, training={"precision": "bf16"}),
+    "gpt, bf16": job(model={"gpt": SMALL | {"dropout": 0.1}}, data=TEXT, training={"precision": "bf16"}),
+    "bert, bf16": job(model={"bert": SMALL}, data=TEXT, training={"precision": "bf16"}),
+    "bf16": job(training={"precision": "bf16"}),
     "adam": job(),
     "adamw, cosine": job(optimizer={"adamw": {}}, schedule={"cosine": {"warmup_steps": 4}}),
     "momentum": job(optimizer={"momentum": {}}),
@@ -128,9 +132,9 @@ def test_legs_of_any_length_give_the_same_digest(path: Path) -> None:
 def test_every_setting_that_should_matter_matters(path: Path) -> None:
     """A digest that never changes would pass every test above."""
     others = [job(training={"seed": 4}), job(training={"shards": 4}), job(training={"global_batch_size": 16})]
-    others += [job(training={"clip_value": 0.001}), job(optimizer={"lion": {}})]
+    others += [job(training={"clip_value": 0.001}), job(optimizer={"lion": {}}), JOBS["bf16"]]
     digests = {train(spec, 1, path) for spec in [job(), *others]}
-    assert len(digests) == 6
+    assert len(digests) == 7
 
 
 def test_average_starts_with_the_weights_and_does_not_disturb_them(path: Path) -> None:

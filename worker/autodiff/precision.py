@@ -28,10 +28,10 @@ class autocast:  # noqa: N801  # PyTorch's name
     the nearest, ties to even; denormals to zero), their products summed in float32; everything else is float32.
     """
 
-    def __init__(self, precision: Precision) -> None:
+    def __init__(self, precision: str) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"autocast: got {precision!r}, expected one of {', '.join(PRECISIONS)}")
-        self._precision = precision
+        self._precision: Precision = precision
         self._tokens: list[Token[Precision]] = []
 
     def __enter__(self) -> None:
