@@ -209,7 +209,10 @@ class CheckpointWriter:
         step = segment.control.committed
         states = zip(self._group.facts.state_names, segment.state(step), strict=True)
         return checkpoint.TrainingState(
-            step, segment.weights(step).copy(), {name: vector.copy() for name, vector in states}
+            step,
+            segment.weights(step).copy(),
+            {name: vector.copy() for name, vector in states},
+            segment.control.loss_scale(step),
         )
 
     async def _write(

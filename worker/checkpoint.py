@@ -2,7 +2,7 @@
 
     <directory>/step-0000000200/weights.safetensors     the model, see model_file
                                 optimizer.safetensors   the optimizer's state vectors, flat
-                                manifest.json           step, job, checksums, numeric fingerprint; written last
+                                manifest.json           step, loss scale, job, checksums, fingerprint; written last
 
 A checkpoint is written into a temporary directory, every file and the directory are flushed to disk, it is read
 back, and one rename publishes it. `newest` verifies before it believes, sets a bad one aside and takes the one
@@ -17,7 +17,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from worker import model_file
+from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
 
 FORMAT = 1
@@ -50,11 +51,12 @@ class Tensors:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training goes on from: `weights` (P,) and the optimizer's state vectors, (P,) each, by name."""
+    """All that training goes on from: `weights` (P,), the optimizer's state vectors, (P,) each, by name, loss scale."""
 
     step: int
     weights: Floats
     optimizer: Mapping[str, Floats]
+    loss_scale: LossScale = UNSCALED
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def publish(
             "format": FORMAT,
             "step": state.step,
             "weights_digest": digest,
+            "loss_scale": asdict(state.loss_scale),
             "job": dict(job),
             "files": {name: {"sha256": sums[name], "bytes": len(content)} for name, content in files.items()},
             "parameters": list(tensors.names),
@@ -162,7 +165,12 @@ def read(path: Path, tensors: Tensors, *, job: Mapping[str, str] | None = None) 
         if job is not None and manifest["job"] != dict(job):
             raise CorruptCheckpointError(f"{path}: belongs to another job: {manifest['job']}")
         weights = load_file(path / WEIGHTS)
-        state = TrainingState(int(manifest["step"]), _flat(weights, tensors), load_file(path / OPTIMIZER))
+        state = TrainingState(
+            int(manifest["step"]),
+            _flat(weights, tensors),
+            load_file(path / OPTIMIZER),
+            LossScale(**manifest.get("loss_scale", asdict(UNSCALED))),
+        )
         if weights_digest(state.weights) != manifest["weights_digest"]:
             raise CorruptCheckpointError(f"{path}: the weights' digest is not the manifest's")
         return state

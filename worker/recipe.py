@@ -20,6 +20,7 @@ from worker.spec import (
     MomentumOptimizer,
     NonFinitePolicy,
     OptimizerSpec,
+    Precision,
     RmspropOptimizer,
     ScheduleSpec,
     SgdOptimizer,
@@ -31,7 +32,7 @@ class Recipe:
     """What a job trains and how; the same on every worker.
 
     `learning_rate` takes the step, counting from 0. The mean gradient is clipped by clip_norm, then each element by
-    clip_value, which may be infinite.
+    clip_value, which may be infinite. `scales_loss` asks for dynamic loss scaling.
     """
 
     model: Module
@@ -41,6 +42,7 @@ class Recipe:
     clip_norm: float | None
     on_non_finite: NonFinitePolicy
     clip_value: float = math.inf
+    scales_loss: bool = False
 
 
 def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
@@ -60,6 +62,7 @@ def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
         clip_norm=spec.training.clip_norm,
         clip_value=math.inf if spec.training.clip_value is None else spec.training.clip_value,
         on_non_finite=spec.training.on_non_finite,
+        scales_loss=spec.training.precision is Precision.FP16,
     )
 
 

@@ -19,6 +19,7 @@ from worker.autodiff import autocast, philox
 from worker.data import source
 from worker.data.dataset import Dataset
 from worker.data.sampler import Sampler
+from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
 from worker.nn.flat import FlatParameters
 from worker.objective import Objective, Scores
@@ -116,6 +117,8 @@ class Replica:
         else:
             for name, vector in zip(names, segment.state(step), strict=True):
                 vector[:] = saved.optimizer[name]
+        first_scale = LossScale() if self._recipe.scales_loss else UNSCALED
+        segment.control.set_loss_scale(step, first_scale if saved is None else saved.loss_scale)
         segment.control.commit(step)
         segment.control.last_step = NEVER
         segment.close()

@@ -7,6 +7,8 @@ the number of workers: a shard is computed in the same way wherever it runs.
 
 from __future__ import annotations
 
+import numpy as np
+
 from worker.autodiff import philox
 from worker.data.dataset import Batch, Samples
 from worker.data.sampler import Sampler
@@ -50,6 +52,7 @@ class TrainingStep:
         self._clock.restart()
         self._flat.bind_weights(self._weights[step % 2])
         batch = self._sampler.batch(step)
+        loss_scale = self._control.loss_scale(step).scale
         shard_size = len(batch) // self._num_shards
         for action in self._assignment.actions:
             match action:
@@ -57,18 +60,18 @@ class TrainingStep:
                     part = self._samples.take(batch[shard * shard_size : (shard + 1) * shard_size])
                     self._clock.lap("data")
                     philox.seed(self._seed, step, shard)
-                    self._compute(part, shard=shard, slot=slot)
+                    self._compute(part, shard=shard, slot=slot, loss_scale=loss_scale)
                 case Join(into, other):
                     add_into(self._slots[into].vector, self._slots[other].vector)
                     self._clock.lap("reduce")
         return self._update(step)
 
-    def _compute(self, batch: Batch, *, shard: int, slot: int) -> None:
-        """Forward and backward over one shard; the gradient of its loss sum goes into a gradient slot."""
+    def _compute(self, batch: Batch, *, shard: int, slot: int, loss_scale: float) -> None:
+        """Forward and backward over one shard; the gradient of its scaled loss sum goes into a gradient slot."""
         self._flat.bind_gradient(self._slots[slot])
         loss, num_losses = self._recipe.objective.loss(self._recipe.model, batch)
         self._clock.lap("forward")
-        loss.backward()
+        loss.backward(np.full(loss.shape, loss_scale, np.float32))
         self._flat.fill_unused()
         self._control.shard_losses[shard] = loss.item()
         self._control.shard_counts[shard] = num_losses

@@ -6,7 +6,8 @@ worker reads was last written by the others before a barrier, and what it writes
     barrier                           every partial sum is there
     reduce     own range           -> the sum of all shards, in place, and its squares block by block
     barrier                           every block's squares are there
-    clip       the whole norm      -> one scale, the same on every worker (by value: in the update)
+    clip       the whole norm      -> one scale, the same on every worker (by value: in the update); the loss scale is
+                                      taken off with it, and a step whose gradient overflowed by it is skipped
     update     own range           -> weights and optimizer state of t+1, beside those of t
     barrier                           every range of t+1 is there
     commit
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from worker.loss_scale import LossScale
 from worker.optim.clip import clip_scale
 from worker.recipe import Recipe, Span
 from worker.reduce.barrier import Barrier
@@ -100,20 +102,24 @@ class RangeUpdate:
     def _write_next(self, step: int) -> None:
         """This worker's range of the weights and optimizer state of the next step."""
         recipe, control = self._recipe, self._control
-        count = math.fsum(control.shard_counts)
-        norm = math.sqrt(math.fsum(control.block_squares)) / count  # exact sums: there is no order to agree on
+        count, loss_scale = math.fsum(control.shard_counts), control.loss_scale(step)
+        divisor = count * loss_scale.scale
+        norm = math.sqrt(math.fsum(control.block_squares)) / divisor  # exact sums: there is no order to agree on
         learning_rate = recipe.learning_rate(step)
         is_finite = math.isfinite(norm)
         clip = 1.0
         if is_finite:
             if recipe.clip_norm is not None:
                 clip = clip_scale(norm * norm, recipe.clip_norm)
-            self._apply(step, learning_rate=learning_rate, scale=clip / count)
-        elif recipe.on_non_finite is NonFinitePolicy.SKIP:
+            self._apply(step, learning_rate=learning_rate, scale=clip / divisor)
+            next_scale = loss_scale.after_finite() if recipe.scales_loss else loss_scale
+        elif (smaller := loss_scale.after_overflow()) or recipe.on_non_finite is NonFinitePolicy.SKIP:
             self._carry_over(step)
+            next_scale = smaller or LossScale(loss_scale.scale)
         else:
             raise NonFiniteError(self._non_finite_message(step, norm))
         if self._rank == 0:
+            control.set_loss_scale(step + 1, next_scale)
             self._record(step, norm, learning_rate, is_clipped=clip < 1.0, is_finite=is_finite)
             control.last_step = step + 1 if control.stop_requested else NEVER
 
@@ -154,7 +160,8 @@ class RangeUpdate:
         losses = self._control.shard_losses
         shards = [str(shard) for shard, loss in enumerate(losses) if not math.isfinite(loss)]
         where = f"the loss of shard {', '.join(shards)} is not finite" if shards else "every shard's loss is finite"
+        scaled = " at the smallest loss scale" if self._recipe.scales_loss else ""
         return (
-            f"step {step + 1}: the gradient's norm is {norm} ({where}); lower the learning rate, set "
+            f"step {step + 1}: the gradient's norm is {norm}{scaled} ({where}); lower the learning rate, set "
             "training.clip_norm, or set training.on_non_finite to skip"
         )

@@ -40,9 +40,9 @@ def path() -> Iterator[Path]:
 class Gang:
     """Workers of one job as threads."""
 
-    def __init__(self, spec: JobSpec, num_workers: int, path: Path) -> None:
+    def __init__(self, spec: JobSpec, num_workers: int, path: Path, checkpoints: Path = Path("/nonexistent")) -> None:
         self.replicas = [Replica.load(spec, num_workers=num_workers) for _ in range(num_workers)]
-        self.replicas[0].create_segment(path, Path("/nonexistent"))
+        self.replicas[0].create_segment(path, checkpoints)
         for rank, replica in enumerate(self.replicas):
             replica.join(path, rank)
         self.segment = Segment.attach(path, self.replicas[0].facts.shape)
@@ -78,6 +78,10 @@ JOBS = {
     "gpt, bf16": job(model={"gpt": SMALL | {"dropout": 0.1}}, data=TEXT, training={"precision": "bf16"}),
     "bert, bf16": job(model={"bert": SMALL}, data=TEXT, training={"precision": "bf16"}),
     "bf16": job(training={"precision": "bf16"}),
+    "cnn, fp16": job(model={"cnn": {"stages": [4, 8]}}, data={"digits": {}}, training={"precision": "fp16"}),
+    "gpt, fp16": job(model={"gpt": SMALL | {"dropout": 0.1}}, data=TEXT, training={"precision": "fp16"}),
+    "bert, fp16": job(model={"bert": SMALL}, data=TEXT, training={"precision": "fp16"}),
+    "fp16": job(training={"precision": "fp16"}),
     "adam": job(),
     "adamw, cosine": job(optimizer={"adamw": {}}, schedule={"cosine": {"warmup_steps": 4}}),
     "momentum": job(optimizer={"momentum": {}}),
@@ -132,9 +136,9 @@ def test_legs_of_any_length_give_the_same_digest(path: Path) -> None:
 def test_every_setting_that_should_matter_matters(path: Path) -> None:
     """A digest that never changes would pass every test above."""
     others = [job(training={"seed": 4}), job(training={"shards": 4}), job(training={"global_batch_size": 16})]
-    others += [job(training={"clip_value": 0.001}), job(optimizer={"lion": {}}), JOBS["bf16"]]
+    others += [job(training={"clip_value": 0.001}), job(optimizer={"lion": {}}), JOBS["bf16"], JOBS["fp16"]]
     digests = {train(spec, 1, path) for spec in [job(), *others]}
-    assert len(digests) == 7
+    assert len(digests) == 8
 
 
 def test_average_starts_with_the_weights_and_does_not_disturb_them(path: Path) -> None:

@@ -175,5 +175,5 @@ def test_autocast_nests_and_decorates() -> None:
 
 
 def test_unknown_precision_is_named() -> None:
-    with pytest.raises(ValueError, match="autocast: got 'fp8', expected one of fp32, bf16"):
-        autocast("fp8")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="autocast: got 'fp8', expected one of fp32, bf16, fp16"):
+        autocast("fp8")

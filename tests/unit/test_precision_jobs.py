@@ -38,14 +38,14 @@ MODELS: dict[str, dict[str, object]] = {
     "gpt": {"model": {"gpt": SMALL}, "data": TEXT},
     "bert": {"model": {"bert": SMALL}, "data": TEXT},
 }
-PRECISIONS = ["bf16"]
+PRECISIONS = {"bf16": 0.03, "fp16": 0.06}  # fp16 skips steps until the loss scale fits, and is behind by these
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_loss_curve_follows_float32(name: str, precision: str, path: Path) -> None:
-    """Each step's loss within 3 % of the first loss in float32."""
+    """Each step's loss within a share of the first one."""
     expected, found = (losses(p, path, MODELS[name]) for p in ("fp32", precision))
     assert expected[-10:].mean() < 0.9 * expected[0], "it learns"
     assert not np.array_equal(found, expected)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * expected[0])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=PRECISIONS[precision] * expected[0])

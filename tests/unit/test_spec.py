@@ -87,7 +87,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"max_steps": 0}}, "training.max_steps", "got 0, expected a number >= 1"),
     ({"training": {"clip_norm": 0}}, "training.clip_norm", "got 0, expected a number > 0"),
     ({"training": {"seed": 2**63}}, "training.seed", f"got {2**63}, expected a number < {2**63}"),
-    ({"training": {"precision": "fp8"}}, "training.precision", "got 'fp8', expected one of 'fp32', 'bf16'"),
+    ({"training": {"precision": "fp8"}}, "training.precision", "got 'fp8', expected one of 'fp32', 'bf16', 'fp16'"),
     (
         {"training": {"on_non_finite": "ignore"}},
         "training.on_non_finite",

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from worker.autodiff import kernels
+from worker.autodiff.casting import in_float32
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import record
 from worker.autodiff.promotion import Operand, floats, operands, promoted
@@ -40,7 +42,7 @@ __all__ = [
 def add(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
     """x + alpha * y."""
     a, b = operands("add", x, y if alpha == 1 else mul(y, alpha))
-    return record("add", a + b, (x, lambda g: g), (y, lambda g: g if alpha == 1 else g * alpha))
+    return record("add", kernels.apply(np.add, a, b), (x, lambda g: g), (y, lambda g: g if alpha == 1 else g * alpha))
 
 
 @quiet
@@ -48,13 +50,20 @@ def sub(x: Operand, y: Operand, *, alpha: float = 1) -> Tensor:
     """x - alpha * y."""
     a, b = operands("sub", x, y if alpha == 1 else mul(y, alpha))
     _check_numbers("sub", a, b)
-    return record("sub", a - b, (x, lambda g: g), (y, lambda g: -g if alpha == 1 else g * -alpha))
+    return record(
+        "sub", kernels.apply(np.subtract, a, b), (x, lambda g: g), (y, lambda g: -g if alpha == 1 else g * -alpha)
+    )
 
 
 @quiet
 def mul(x: Operand, y: Operand) -> Tensor:
     a, b = operands("mul", x, y)
-    return record("mul", a * b, (x, lambda g: g * b), (y, lambda g: g * a))
+    return record(
+        "mul",
+        kernels.apply(np.multiply, a, b),
+        (x, lambda g: kernels.apply(np.multiply, g, b)),
+        (y, lambda g: kernels.apply(np.multiply, g, a)),
+    )
 
 
 @quiet
@@ -80,6 +89,7 @@ def remainder(x: Operand, y: Operand) -> Tensor:
     return record("remainder", np.remainder(a, b), (x, lambda g: g), (y, lambda g: -g * np.floor_divide(a, b)))
 
 
+@in_float32
 @quiet
 def pow(x: Operand, exponent: Operand) -> Tensor:
     """x ** exponent. An exponent of 0 gives x no gradient, and 0 ** exponent gives the exponent none."""
@@ -109,6 +119,7 @@ def abs(x: Tensor) -> Tensor:
     return record("abs", np.abs(a), (x, lambda g: g * _sign(a)))
 
 
+@in_float32
 @quiet
 def reciprocal(x: Tensor) -> Tensor:
     y = np.reciprocal(floats("reciprocal", x))

@@ -120,7 +120,8 @@ def _keep(shape: tuple[int, ...], dropout_p: float, dtype: np.dtype[np.float32])
     if not dropout_p:
         return None
     kept = philox.generator().random(shape, np.float32) >= dropout_p
-    return kept * dtype.type(1 / (1 - dropout_p) if dropout_p < 1 else 0)
+    scale = np.float32 if dtype == np.float16 else dtype.type
+    return kept * scale(1 / (1 - dropout_p) if dropout_p < 1 else 0)
 
 
 def _bias(mask: Tensor | None, shape: tuple[int, ...], dtype: np.dtype[np.float32]) -> Array | None:

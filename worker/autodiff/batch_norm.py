@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worker.autodiff import kernels
+from worker.autodiff.casting import in_float32
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import record, together
 from worker.autodiff.tensor import Array, Tensor
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 
+@in_float32
 @quiet
 def batch_norm(
     x: Tensor,
@@ -54,7 +57,7 @@ def batch_norm(
     w, shape = _weight_of(weight, a), x.shape
 
     def vjps(g: Array) -> tuple[Array, Array, Array]:
-        g = g.reshape(a.shape)
+        g = kernels.single(g).reshape(a.shape)
         by_bias, by_weight = np.add.reduce(g, axis=(0, 2)), np.einsum("ncl,ncl->c", g, s.xhat)
         by_x = g - s.xhat * (by_weight / s.size)[:, None]
         by_x -= (by_bias / s.size)[:, None]
@@ -64,6 +67,7 @@ def batch_norm(
     return _affine("batch_norm", x, s.xhat, weight, bias, vjps)
 
 
+@in_float32
 @quiet
 def group_norm(
     x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
@@ -76,6 +80,7 @@ def group_norm(
     return _by_group("group_norm", x, _grouped(x, num_groups, eps), weight, bias)
 
 
+@in_float32
 @quiet
 def instance_norm(
     x: Tensor,
@@ -104,6 +109,7 @@ def instance_norm(
     return _by_group("instance_norm", x, s, weight, bias)
 
 
+@in_float32
 @quiet
 def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
     """x / (k + alpha * mean)**beta, where the mean is that of x**2 over `size` neighbouring channels.
@@ -121,9 +127,10 @@ def local_response_norm(x: Tensor, size: int, alpha: float = 1e-4, beta: float =
 
     def vjp(g: Array) -> Array:
         # A channel is in the windows of those channels that have it in theirs: before and after change places.
+        g = kernels.single(g)
         return np.asarray(g * scale - 2 * beta * alpha / size * a * _window_sum(g * y / d, after, before))
 
-    return record("local_response_norm", y, (x, vjp))
+    return record("local_response_norm", kernels.activation(y, a), (x, vjp))
 
 
 class _Standardised(NamedTuple):
@@ -162,7 +169,7 @@ def _by_group(name: str, x: Tensor, s: _Standardised, weight: Tensor | None, bia
     w = _weight_of(weight, xhat)
 
     def vjps(g: Array) -> tuple[Array, Array, Array]:
-        g = g.reshape(xhat.shape)
+        g = kernels.single(g).reshape(xhat.shape)
         by_bias, by_weight = np.add.reduce(g, axis=2), np.einsum("ncl,ncl->nc", g, xhat)  # of each sample, so far
         along_one, along_xhat = ((part * w).reshape(of_groups).sum(axis=1) for part in (by_bias, by_weight))
         by_x = (g * w[:, None]).reshape(grouped)
@@ -192,7 +199,7 @@ def _by_running_statistics(
     scale = _weight_of(weight, a) * inverse_std.astype(a.dtype)
 
     def vjps(g: Array) -> tuple[Array, Array, Array]:
-        g = g.reshape(a.shape)
+        g = kernels.single(g).reshape(a.shape)
         by_x = (g * scale[:, None]).reshape(shape)
         return by_x, np.einsum("ncl,ncl->c", g, xhat), np.add.reduce(g, axis=(0, 2))
 
@@ -212,7 +219,7 @@ def _affine(
     if bias is not None:
         y = y + bias.data[:, None]
     by_x, by_weight, by_bias = together(vjps, 3)
-    return record(name, y.reshape(x.shape), (x, by_x), (weight, by_weight), (bias, by_bias))
+    return record(name, kernels.activation(y, xhat).reshape(x.shape), (x, by_x), (weight, by_weight), (bias, by_bias))
 
 
 def _by_channel(x: Tensor) -> Array:

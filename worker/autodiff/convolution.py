@@ -13,6 +13,7 @@ import numpy as np
 
 from worker.autodiff import correlation, kernels
 from worker.autodiff.graph import Into, Vjp, record
+from worker.autodiff.linalg import MIXED
 from worker.autodiff.tensor import Array, Tensor
 from worker.autodiff.windows import Sizes, Windows, batched, channels_last, sizes
 
@@ -102,7 +103,7 @@ def conv_transpose2d(
         y += bias.data.reshape(-1, 1, 1)  # y is ours alone
     return record(
         name,
-        _like(input, 2, y),
+        _like(input, 2, kernels.activation(y, x)),
         (input, lambda g: _like(input, 2, correlation.forward(batched(name, g, 2), w, None, windows, groups))),
         (weight, Into(lambda g, out: correlation.weight_gradient(batched(name, g, 2), x, windows, groups, out))),
         (bias, _bias_vjp(name, 2)),
@@ -154,7 +155,7 @@ def _conv(
     y = correlation.forward(x, w, None if bias is None else bias.data, windows, groups)
     return record(
         name,
-        _like(input, rank, y),
+        _like(input, rank, kernels.activation(y, x)),
         (input, lambda g: _like(input, rank, correlation.input_gradient(batched(name, g, rank), w, windows, groups))),
         (weight, Into(lambda g, out: correlation.weight_gradient(x, batched(name, g, rank), windows, groups, out))),
         (bias, _bias_vjp(name, rank)),
@@ -234,7 +235,7 @@ def _check(
         raise ValueError(f"{name}: weight has shape {weight.shape}, whose first size groups={groups} does not divide")
     if x.shape[1] != channels_in:
         raise ValueError(f"{name}: input has {x.shape[1]} channels but weight takes {channels_in}")
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype and not {x.dtype, weight.dtype} <= MIXED:
         raise ValueError(f"{name}: input is {x.dtype} but weight is {weight.dtype}")
     if bias is not None and bias.shape != (channels_out,):
         raise ValueError(f"{name}: bias has shape {bias.shape}, expected ({channels_out},)")

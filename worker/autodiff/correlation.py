@@ -19,6 +19,7 @@ import numpy as np
 from worker.autodiff import unfolding
 from worker.autodiff.kernels import convolution, depthwise, tiles
 from worker.autodiff.kernels.bfloat16 import round_bfloat16
+from worker.autodiff.kernels.float16 import single
 from worker.autodiff.precision import current
 from worker.autodiff.windows import Array, Sizes, Windows, as_image, channels_first
 
@@ -41,10 +42,10 @@ def weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Arra
 
 
 def _rounded(x: Array, y: Array) -> tuple[Array, Array]:
-    """The operands of a product as the current precision has them."""
+    """The operands of a product as the current precision has them; float16 as float32, and so the product."""
     if current.get() == "bf16" and x.dtype == y.dtype == np.float32:
         return round_bfloat16(x), round_bfloat16(y)
-    return x, y
+    return single(x), single(y)
 
 
 def _forward(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:

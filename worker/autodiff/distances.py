@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from worker.autodiff.casting import in_float32
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Tensor
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 
+@in_float32
 @quiet
 def normalize(x: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12) -> Tensor:
     """x / max(norm(x), eps), with the p-norm along `dim`."""
@@ -33,6 +35,7 @@ def normalize(x: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: fl
     return record("normalize", y, (x, vjp))
 
 
+@in_float32
 @quiet
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between x1 and x2 along `dim`; lengths count as at least eps.
@@ -53,6 +56,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return record("cosine_similarity", cosine.squeeze(dim), (x1, lambda g: vjp(g, 0, v)), (x2, lambda g: vjp(g, 1, u)))
 
 
+@in_float32
 @quiet
 def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
     """The p-norm of x1 - x2 + eps along the last dimension."""

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from worker.autodiff import kernels
+from worker.autodiff.casting import in_float32
 from worker.autodiff.graph import record
 from worker.autodiff.promotion import Operand, floats, operands
 from worker.autodiff.tensor import Array, Tensor
@@ -50,42 +51,49 @@ ERF_AT_0 = 2 / math.sqrt(math.pi)  # the slope of erf there
 # Exponentials and logarithms.
 
 
+@in_float32
 @quiet
 def exp(x: Tensor) -> Tensor:
     y = np.exp(floats("exp", x))
     return record("exp", y, (x, lambda g: g * y))
 
 
+@in_float32
 @quiet
 def exp2(x: Tensor) -> Tensor:
     y = np.exp2(floats("exp2", x))
     return record("exp2", y, (x, lambda g: g * (y * LN2)))
 
 
+@in_float32
 @quiet
 def expm1(x: Tensor) -> Tensor:
     y = np.expm1(floats("expm1", x))
     return record("expm1", y, (x, lambda g: g * (y + 1)))
 
 
+@in_float32
 @quiet
 def log(x: Tensor) -> Tensor:
     a = floats("log", x)
     return record("log", np.log(a), (x, lambda g: g / a))
 
 
+@in_float32
 @quiet
 def log2(x: Tensor) -> Tensor:
     a = floats("log2", x)
     return record("log2", np.log2(a), (x, lambda g: g / (a * LN2)))
 
 
+@in_float32
 @quiet
 def log10(x: Tensor) -> Tensor:
     a = floats("log10", x)
     return record("log10", np.log10(a), (x, lambda g: g / (a * LN10)))
 
 
+@in_float32
 @quiet
 def log1p(x: Tensor) -> Tensor:
     a = floats("log1p", x)
@@ -101,6 +109,7 @@ def sqrt(x: Tensor) -> Tensor:
     return record("sqrt", y, (x, lambda g: g / (2 * y)))
 
 
+@in_float32
 @quiet
 def rsqrt(x: Tensor) -> Tensor:
     """1 / sqrt(x)."""
@@ -123,18 +132,21 @@ def cos(x: Tensor) -> Tensor:
     return record("cos", np.cos(a), (x, lambda g: -g * np.sin(a)))
 
 
+@in_float32
 @quiet
 def tan(x: Tensor) -> Tensor:
     y = np.tan(floats("tan", x))
     return record("tan", y, (x, lambda g: g * (1 + y * y)))
 
 
+@in_float32
 @quiet
 def asin(x: Tensor) -> Tensor:
     a = floats("asin", x)
     return record("asin", np.arcsin(a), (x, lambda g: g / np.sqrt(1 - a * a)))
 
 
+@in_float32
 @quiet
 def acos(x: Tensor) -> Tensor:
     a = floats("acos", x)
@@ -160,12 +172,14 @@ def atan2(x: Operand, y: Operand) -> Tensor:
     return record("atan2", value, (x, lambda g: b * over_square(g)), (y, lambda g: -a * over_square(g)))
 
 
+@in_float32
 @quiet
 def sinh(x: Tensor) -> Tensor:
     a = floats("sinh", x)
     return record("sinh", np.sinh(a), (x, lambda g: g * np.cosh(a)))
 
 
+@in_float32
 @quiet
 def cosh(x: Tensor) -> Tensor:
     a = floats("cosh", x)

@@ -20,13 +20,13 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     """
     size = _check(input, weight, padding_idx)
     indices = np.ascontiguousarray(input.data, np.int64).reshape(-1)
-    value = weight.data.take(indices, axis=0)
+    value = kernels.activation(weight.data.take(indices, axis=0), weight.data)
     padding = None if padding_idx is None else padding_idx % size
-    shape, dtype = weight.shape, weight.dtype
+    shape, dtype = weight.shape, np.result_type(weight.dtype, np.float32)  # float16 is too coarse for sums
 
     def add(g: Array, table: Array) -> Array:
         """Add the gradient of the weight into `table`, in place."""
-        rows = np.ascontiguousarray(g).reshape(indices.size, shape[1])
+        rows = np.ascontiguousarray(kernels.single(g)).reshape(indices.size, shape[1])
         kept = slice(None) if padding is None else indices != padding
         kernels.add_rows(table, indices[kept], rows[kept])
         return table

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import worker.autodiff.versions as versions
+from worker.autodiff.kernels.float16 import apply, half, single
 from worker.autodiff.modes import active, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from worker.autodiff.node import Edge, Into, Node, Source, Vjp, together
 from worker.autodiff.precision import autocast, current
@@ -192,12 +193,12 @@ def _add(earlier: Array | None, gradient: Array, source: Source, vjp: Vjp, into_
     else:
         part = vjp(gradient)
     if part.shape != source.shape:
-        part = unbroadcast(part, source.shape)
+        part = unbroadcast(single(part), source.shape)
     if part.dtype != source.dtype:
-        part = part.astype(source.dtype)
+        part = half(part) if source.dtype == np.float16 else single(part).astype(source.dtype, copy=False)
     if earlier is None:
         return np.asarray(part)
-    return np.asarray(np.add(earlier, part, out=ours))
+    return np.asarray(np.add(earlier, part, out=ours) if ours is not None else apply(np.add, earlier, part))
 
 
 def _count_uses(root: Node) -> dict[Source, int]:

@@ -27,12 +27,16 @@ __all__ = [
 ]
 
 
+MIXED = {np.dtype(np.float16), np.dtype(np.float32)}  # what may meet: float16 values and float32 weights
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) @ weight (O, I).T + bias (O,) -> (..., O)."""
     _check_linear(x, weight, bias)
     w, (features_out, features_in) = weight.data, weight.shape
     rows, leading = x.data.reshape(-1, features_in), x.shape[:-1]
     y = kernels.matmul(rows, w.T, bias=None if bias is None else bias.data)
+    y = kernels.activation(y, rows)
 
     def flat(g: Array) -> Array:
         return g.reshape(-1, features_out)
@@ -57,7 +61,7 @@ def matmul(x: Tensor, w: Tensor) -> Tensor:
     folded = x.ndim > 2 and w.ndim <= 2
     a = x.data.reshape(math.prod(x.shape[:-1]), x.shape[-1]) if folded else np.atleast_2d(x.data)
     b = w.data if w.ndim > 1 else w.data[:, None]
-    product = kernels.matmul(a, b)
+    product = kernels.activation(kernels.matmul(a, b), a)
     rows = x.shape[:-1] if folded else product.shape[:-1] if x.ndim > 1 else product.shape[:-2]
     columns = product.shape[-1:] if w.ndim > 1 else ()
     x_shape, product_shape, w_is_vector = x.shape, product.shape, w.ndim == 1
@@ -148,7 +152,7 @@ def _check_matmul(name: str, x: Tensor, w: Tensor) -> None:
     rows = w.shape[-2] if w.ndim > 1 else w.shape[0]
     if x.shape[-1] != rows:
         raise ValueError(f"{name}: x has {x.shape[-1]} columns but w has {rows} rows")
-    if x.dtype != w.dtype:
+    if x.dtype != w.dtype and not {x.dtype, w.dtype} <= MIXED:
         raise ValueError(f"{name}: x is {x.dtype} but w is {w.dtype}, expected one dtype")
     try:
         np.broadcast_shapes(x.shape[:-2], w.shape[:-2])

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from worker.autodiff import kernels
+from worker.autodiff.casting import in_float32, widened
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.losses import Reduction, check_same_shape, reduced, values_like
+from worker.autodiff.precision import current
 from worker.autodiff.shape import permute, reshape
 from worker.autodiff.softmax import log_softmax
 from worker.autodiff.tensor import Array, Tensor
@@ -45,6 +47,8 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing is {label_smoothing}, expected 0..1")
+    if current.get() == "fp16" and (target.dtype.kind == "f" or label_smoothing or weight is not None):
+        input, target = widened(input), widened(target)
     if target.dtype.kind == "f":
         return _cross_entropy_of_probabilities(input, target, weight, reduction, label_smoothing)
     _check_classes("cross_entropy", input, target, weight)
@@ -66,6 +70,8 @@ def cross_entropy(
 
     def vjp(g: Array) -> Array:
         scale: Array = g.reshape(-1, 1)
+        if delta.dtype == np.float16:
+            return kernels.scaled_rows(delta, scale)
         return delta if scale.size == 1 and scale[0, 0] == 1 else np.asarray(delta * scale)
 
     return reduced("cross_entropy", losses.reshape(shape), reduction, (logits, vjp), count=total)
@@ -103,6 +109,7 @@ def _cross_entropy_of_probabilities(
     )
 
 
+@in_float32
 @quiet
 def nll_loss(
     input: Tensor,
@@ -129,6 +136,7 @@ def nll_loss(
     )
 
 
+@in_float32
 @quiet
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: Reduction = "mean"
@@ -153,6 +161,7 @@ def binary_cross_entropy(
     )
 
 
+@in_float32
 @quiet
 def binary_cross_entropy_with_logits(
     input: Tensor,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worker.autodiff.casting import in_float32
 from worker.autodiff.comparison import minimum
 from worker.autodiff.distances import pairwise_distance
 from worker.autodiff.elementwise import quiet
@@ -23,6 +24,7 @@ __all__ = [
 COSINE_EPS = 1e-12  # PyTorch's: added to squared lengths
 
 
+@in_float32
 def hinge_embedding_loss(
     input: Tensor, target: Tensor, margin: float = 1.0, *, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -33,6 +35,7 @@ def hinge_embedding_loss(
     return reduced("hinge_embedding_loss", losses, reduction, (input, lambda g: g * slope))
 
 
+@in_float32
 def margin_ranking_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: Reduction = "mean"
 ) -> Tensor:
@@ -54,6 +57,7 @@ def margin_ranking_loss(
     )
 
 
+@in_float32
 def triplet_margin_loss(
     anchor: Tensor,
     positive: Tensor,
@@ -91,6 +95,7 @@ def triplet_margin_loss(
     )
 
 
+@in_float32
 @quiet
 def cosine_embedding_loss(
     input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0, *, reduction: Reduction = "mean"

@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from worker.autodiff.casting import in_float32
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.losses import Reduction, check_same_shape, reduced, values_like
 from worker.autodiff.tensor import Array, Tensor
@@ -26,6 +27,7 @@ __all__ = [
 TWO_PI = 2 * math.pi
 
 
+@in_float32
 def mse_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """(input - target)**2. ValueError where the shapes differ: broadcasting here is nearly always a mistake."""
     check_same_shape("mse_loss", input, target)
@@ -33,6 +35,7 @@ def mse_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
     return reduced("mse_loss", d * d, reduction, (input, lambda g: d * (2 * g)), (target, lambda g: d * (-2 * g)))
 
 
+@in_float32
 def l1_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """|input - target|, of equal shapes."""
     check_same_shape("l1_loss", input, target)
@@ -42,6 +45,7 @@ def l1_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> 
     )
 
 
+@in_float32
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean", beta: float = 1.0) -> Tensor:
     """d**2 / (2 * beta) where |d| = |input - target| < beta, |d| - beta / 2 beyond; l1_loss for beta = 0."""
     if beta < 0:
@@ -51,6 +55,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mea
     return _huber("smooth_l1_loss", input, target, reduction, limit=beta, scale=1 / beta)
 
 
+@in_float32
 def huber_loss(input: Tensor, target: Tensor, *, reduction: Reduction = "mean", delta: float = 1.0) -> Tensor:
     """d**2 / 2 where |d| = |input - target| < delta, delta * (|d| - delta / 2) beyond (Huber, 1964)."""
     if delta <= 0:
@@ -71,6 +76,7 @@ def _huber(name: str, input: Tensor, target: Tensor, reduction: Reduction, *, li
     )
 
 
+@in_float32
 @quiet
 def kl_div(input: Tensor, target: Tensor, *, reduction: Reduction | str = "mean", log_target: bool = False) -> Tensor:
     """target * (log(target) - input): the divergence of a distribution from one whose logarithm is the input.
@@ -98,6 +104,7 @@ def kl_div(input: Tensor, target: Tensor, *, reduction: Reduction | str = "mean"
     )
 
 
+@in_float32
 @quiet
 def poisson_nll_loss(
     input: Tensor,
@@ -132,6 +139,7 @@ def poisson_nll_loss(
     return reduced("poisson_nll_loss", losses, reduction, (input, input_vjp), (target, target_vjp))
 
 
+@in_float32
 @quiet
 def gaussian_nll_loss(
     input: Tensor,

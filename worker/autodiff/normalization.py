@@ -35,10 +35,12 @@ def layer_norm(
     shape = _check("layer_norm", input, normalized_shape, weight, bias)
     x = _rows(input.data, shape)
     scale = _vector(weight, 1, x)
-    y, mean, rstd = kernels.layer_norm(x, scale, _vector(bias, 0, x), eps)
+    y, mean, rstd = kernels.layer_norm(kernels.single(x), scale, _vector(bias, 0, x), eps)
+    y = kernels.activation(y, x)
 
     def backward(g: Array) -> tuple[Array, ...]:
-        dx, dweight, dbias = kernels.layer_norm_backward(_rows(g, shape), x, scale, mean, rstd)
+        g_rows, x_rows = kernels.single(_rows(g, shape)), kernels.single(x)
+        dx, dweight, dbias = kernels.layer_norm_backward(g_rows, x_rows, scale, mean, rstd)
         return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)
 
     return record("layer_norm", y.reshape(input.shape), *zip((input, weight, bias), together(backward, 3), strict=True))
@@ -52,10 +54,11 @@ def rms_norm(input: Tensor, normalized_shape: Shape, weight: Tensor | None = Non
     shape = _check("rms_norm", input, normalized_shape, weight)
     x = _rows(input.data, shape)
     scale = _vector(weight, 1, x)
-    y, rstd = kernels.rms_norm(x, scale, float(np.finfo(x.dtype).eps) if eps is None else eps)
+    y, rstd = kernels.rms_norm(kernels.single(x), scale, float(np.finfo(x.dtype).eps) if eps is None else eps)
+    y = kernels.activation(y, x)
 
     def backward(g: Array) -> tuple[Array, ...]:
-        dx, dweight = kernels.rms_norm_backward(_rows(g, shape), x, scale, rstd)
+        dx, dweight = kernels.rms_norm_backward(kernels.single(_rows(g, shape)), kernels.single(x), scale, rstd)
         return dx.reshape(g.shape), dweight.reshape(shape)
 
     return record("rms_norm", y.reshape(input.shape), *zip((input, weight), together(backward, 2), strict=True))
@@ -68,9 +71,10 @@ def _rows(x: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _vector(parameter: Tensor | None, default: float, like: Array) -> Array:
+    dtype = np.float32 if like.dtype == np.float16 else like.dtype
     if parameter is None:
-        return np.full(like.shape[1], default, like.dtype)
-    return np.ascontiguousarray(parameter.data, like.dtype).reshape(-1)
+        return np.full(like.shape[1], default, dtype)
+    return np.ascontiguousarray(parameter.data, dtype).reshape(-1)
 
 
 def _check(name: str, input: Tensor, normalized_shape: Shape, *parameters: Tensor | None) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import record
 from worker.autodiff.kernels import pooling as kernels
+from worker.autodiff.kernels.float16 import activation, single
 from worker.autodiff.tensor import Array, Tensor
 from worker.autodiff.windows import Sizes, Windows, as_image, batched, channels_first, sizes
 
@@ -84,11 +85,13 @@ def adaptive_avg_pool2d(input: Tensor, output_size: int | Sequence[int | None]) 
     size = input.shape
 
     def vjp(g: Array) -> Array:
+        g = single(g)
         for axis, bounds in regions:
             g = _spread(g, bounds, axis, size[axis])
         return g
 
-    return record("adaptive_avg_pool2d", reduce(_means, regions, input.data), (input, vjp))
+    y = activation(reduce(_means, regions, single(input.data)), input.data)
+    return record("adaptive_avg_pool2d", y, (input, vjp))
 
 
 def adaptive_max_pool2d(input: Tensor, output_size: int | Sequence[int | None]) -> Tensor:
@@ -120,12 +123,13 @@ def _max_pool(
 ) -> Tensor:
     x = batched(name, input.data, rank)
     windows, _ = _windows(name, x.shape[2:], kernel_size, stride, padding, dilation, ceil_mode)
-    y, where = _largest(x, windows)
+    y, where = _largest(single(x), windows)
+    y = activation(y, x)
     shape = input.shape
     return record(
         name,
         y if y.ndim == len(shape) else y[0],
-        (input, lambda g: _to_largest(batched(name, g, rank), where, windows).reshape(shape)),
+        (input, lambda g: _to_largest(single(batched(name, g, rank)), where, windows).reshape(shape)),
     )
 
 
@@ -175,16 +179,18 @@ def _avg_pool(
     x = batched(name, input.data, rank)
     windows, reaches = _windows(name, x.shape[2:], kernel_size, stride, padding, 1, ceil_mode)
     counts = _counts(windows, reaches if pad else windows.size, windows.before if pad else (0,) * rank)
-    counts = counts.astype(x.dtype)
-    padded = windows.padded(x)
-    y = np.zeros_like(x, shape=(*x.shape[:2], *windows.out))
+    wide = single(x)
+    counts = counts.astype(wide.dtype)
+    padded = windows.padded(wide)
+    y = np.zeros_like(wide, shape=(*x.shape[:2], *windows.out))
     for tap in windows.taps():
         y += padded[tap]
     y /= counts
+    y = activation(y, x)
     shape = input.shape
 
     def vjp(g: Array) -> Array:
-        shares = batched(name, g, rank) / counts
+        shares = single(batched(name, g, rank)) / counts
         gradient = np.zeros_like(shares, shape=(*shares.shape[:2], *windows.padded_size))
         for tap in windows.taps():
             gradient[tap] += shares

@@ -1,4 +1,4 @@
-"""In which number format products are computed: float32, or bfloat16 operands with float32 sums.
+"""In which number formats operations compute and keep their results; `autocast` sets it.
 
 Each thread, and each asyncio task, has its own. The backward pass of an operation computes as its forward pass did,
 whatever is set when it runs: nodes know (see graph.walk), and a checkpointed part runs again in the context of its
@@ -15,7 +15,7 @@ from typing import Literal, ParamSpec, TypeVar, get_args
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 current: ContextVar[Precision] = ContextVar("precision", default="fp32")
@@ -25,7 +25,9 @@ class autocast:  # noqa: N801  # PyTorch's name
     """Operations in this precision, in a `with` block or in a function that this decorates.
 
     fp32: float32 throughout. bf16: float32 operands of matrix products and convolutions are rounded to bfloat16 (to
-    the nearest, ties to even; denormals to zero), their products summed in float32; everything else is float32.
+    the nearest, ties to even; denormals to zero), their products summed in float32; everything else is float32. fp16:
+    what products, convolutions, embeddings and norms give is kept as float16, and so what is computed from it, but for
+    losses, softmax, sums and the like, which are float32 (see casting). Weights and their gradients stay float32.
     """
 
     def __init__(self, precision: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
+from worker.autodiff.casting import in_float32
 from worker.autodiff.dimensions import Dims, expand, nonempty, one, reduced, squeeze
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import Vjp, record
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 
+@in_float32
 @quiet
 def sum(x: Tensor, dim: Dim | Sequence[int] = None, keepdim: bool = False, *, dtype: DTypeLike | None = None) -> Tensor:
     """The sum; of booleans and integers an int64."""
@@ -39,6 +41,7 @@ def sum(x: Tensor, dim: Dim | Sequence[int] = None, keepdim: bool = False, *, dt
     return record("sum", value, (x, lambda g: np.broadcast_to(expand(g, dims, shape), shape)))
 
 
+@in_float32
 @quiet
 def mean(
     x: Tensor, dim: Dim | Sequence[int] = None, keepdim: bool = False, *, dtype: DTypeLike | None = None
@@ -52,6 +55,7 @@ def mean(
     return record("mean", value, (x, lambda g: np.broadcast_to(expand(g / count, dims, shape), shape)))
 
 
+@in_float32
 @quiet
 def var(x: Tensor, dim: Dim | Sequence[int] = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
     """The mean square distance from the mean, where `correction` is taken off the count (Bessel's is 1)."""
@@ -60,6 +64,7 @@ def var(x: Tensor, dim: Dim | Sequence[int] = None, *, correction: float = 1, ke
     return record("var", squeeze(value, dims, keepdim), (x, lambda g: vjp(expand(g, dims, shape))))
 
 
+@in_float32
 @quiet
 def std(x: Tensor, dim: Dim | Sequence[int] = None, *, correction: float = 1, keepdim: bool = False) -> Tensor:
     """The square root of the variance. Where it is 0 the gradient is 0, too."""
@@ -73,6 +78,7 @@ def std(x: Tensor, dim: Dim | Sequence[int] = None, *, correction: float = 1, ke
     return record("std", squeeze(y, dims, keepdim), (x, std_vjp))
 
 
+@in_float32
 @quiet
 def prod(
     x: Tensor, dim: Dim | Sequence[int] = None, keepdim: bool = False, *, dtype: DTypeLike | None = None
@@ -83,6 +89,7 @@ def prod(
     return record("prod", value, (x, lambda g: expand(g, dims, shape) * _product_of_others(a, dims)))
 
 
+@in_float32
 @quiet
 def norm(
     x: Tensor, p: float | Literal["fro"] = "fro", dim: Dim | Sequence[int] = None, keepdim: bool = False
@@ -102,6 +109,7 @@ def norm(
     )
 
 
+@in_float32
 @quiet
 def logsumexp(x: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Tensor:
     """log(sum(exp(x))), without overflow."""
@@ -115,6 +123,7 @@ def logsumexp(x: Tensor, dim: int | Sequence[int], keepdim: bool = False) -> Ten
 # Running sums and products.
 
 
+@in_float32
 @quiet
 def cumsum(x: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     """The sums of the elements up to each one; of booleans and integers int64."""
@@ -123,6 +132,7 @@ def cumsum(x: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     return record("cumsum", value, (x, lambda g: _sum_from_here(g, dims)))
 
 
+@in_float32
 @quiet
 def cumprod(x: Tensor, dim: int, *, dtype: DTypeLike | None = None) -> Tensor:
     """The products of the elements up to each one; of booleans and integers int64."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from worker.autodiff.casting import in_float32
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Tensor
@@ -16,18 +17,21 @@ __all__ = [
 ]
 
 
+@in_float32
 def softmax(x: Tensor, dim: int) -> Tensor:
     """exp(x) / sum(exp(x)) along `dim`."""
     y = _probabilities("softmax", x.data, dim)
     return record("softmax", y, (x, lambda g: _softmax_vjp(g, y, dim)))
 
 
+@in_float32
 def softmin(x: Tensor, dim: int) -> Tensor:
     """softmax(-x)."""
     y = _probabilities("softmin", -x.data, dim)
     return record("softmin", y, (x, lambda g: -_softmax_vjp(g, y, dim)))
 
 
+@in_float32
 @quiet
 def log_softmax(x: Tensor, dim: int) -> Tensor:
     """log(softmax(x)), without a logarithm of 0."""

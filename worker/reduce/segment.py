@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from worker.autodiff.kernels import BLOCK
+from worker.loss_scale import UNSCALED, LossScale
 
 DIRECTORY = Path("/dev/shm")
 PHASES = ("data", "forward", "backward", "reduce", "update", "wait")
@@ -95,6 +96,7 @@ class Control:
 
     def __init__(self, page: memoryview, shape: Shape) -> None:
         self._words = page.cast("q")
+        self._numbers = page.cast("d")
         offset = _HEADER_WORDS
         self.arrivals = self._words[offset : offset + shape.num_workers * LINE]
         offset += shape.num_workers * LINE
@@ -152,10 +154,21 @@ class Control:
     def last_step(self, step: int) -> None:
         self._words[4 * LINE] = step
 
+    def loss_scale(self, step: int) -> LossScale:
+        """The loss scale that belongs to the weights of a step."""
+        word = 5 * LINE + 2 * (step % 2)
+        return LossScale(self._numbers[word], self._words[word + 1])
+
+    def set_loss_scale(self, step: int, loss_scale: LossScale) -> None:
+        """Writes the loss scale of a step, beside that of the step before."""
+        word = 5 * LINE + 2 * (step % 2)
+        self._numbers[word], self._words[word + 1] = loss_scale.scale, loss_scale.num_finite
+
     def close(self) -> None:
         """Lets go of the memory."""
         self.arrivals.release()
         self._words.release()
+        self._numbers.release()
         del self.phase_seconds, self.shard_losses, self.shard_counts, self.block_squares, self.ring
 
 
@@ -195,7 +208,10 @@ class Segment:
             os.close(fd)
         header: Words = np.frombuffer(memory, np.int64, count=LINE)
         header[:] = _header(shape)
-        return cls(path, shape, memory)
+        segment = cls(path, shape, memory)
+        segment.control.set_loss_scale(0, UNSCALED)
+        segment.control.set_loss_scale(1, UNSCALED)
+        return segment
 
     @classmethod
     def attach(cls, path: Path, shape: Shape) -> Segment:

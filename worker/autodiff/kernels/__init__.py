@@ -1,7 +1,8 @@
 """The kernels: loops over plain arrays, compiled by numba. Nothing outside this package sees numba.
 
-float32 takes the compiled loop, any other dtype the same formula in NumPy: float64 is for gradient checks. Results have
-the same bits in every run and every process on one kind of CPU; elementwise results depend on nothing but the element.
+float32 takes the compiled loop, any other dtype the same formula in NumPy: float64 is for gradient checks. float16 is
+computed as float32, and the result rounded, unless a function says that it stays float32. Results have the same bits in
+every run and every process on one kind of CPU; elementwise results depend on nothing but the element.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from worker.autodiff.kernels import activations, error_functions, formulas, linear_units, rows, updates
 from worker.autodiff.kernels.attention import attention_backward, attention_forward
 from worker.autodiff.kernels.embedding import add_rows
+from worker.autodiff.kernels.float16 import activation, apply, half, single
 from worker.autodiff.kernels.gemm import add_bias, matmul
 from worker.autodiff.kernels.norms import layer_norm, layer_norm_backward, rms_norm, rms_norm_backward
 from worker.autodiff.kernels.rows import BLOCK
@@ -22,8 +24,11 @@ from worker.autodiff.kernels.scatter import scatter_rows_add
 
 __all__ = [
     "BLOCK",
+    "HALF_SCALE",
+    "activation",
     "add_bias",
     "add_rows",
+    "apply",
     "attention_backward",
     "attention_forward",
     "block_square_sums",
@@ -37,6 +42,7 @@ __all__ = [
     "gelu_erf_backward",
     "gelu_tanh",
     "gelu_tanh_backward",
+    "half",
     "keep",
     "layer_norm",
     "layer_norm_backward",
@@ -47,12 +53,14 @@ __all__ = [
     "relu_backward",
     "rms_norm",
     "rms_norm_backward",
+    "scaled_rows",
     "scatter_rows_add",
     "select",
     "sigmoid",
     "sigmoid_backward",
     "silu",
     "silu_backward",
+    "single",
     "softmax_cross_entropy",
     "softplus",
     "softplus_backward",
@@ -64,10 +72,13 @@ __all__ = [
 Array = NDArray[Any]
 Elementwise = Callable[..., Array]
 SELECTORS = (np.bool_, np.uint16)
+HALF_SCALE = np.float32(2**14)  # of differences of probabilities in float16, whose range they would leave unused
 
 
 def _elementwise(loop: Callable[..., None], formula: Elementwise) -> Elementwise:
     """A function of arrays of one shape to a new array: the compiled loop if all are float32, else the formula.
+
+    float16 arrays are taken as float32, and the result rounded if the last one is float16.
 
     The result has the memory layout of the last array, which is the value that a gradient belongs to. Arrays that are
     dense in that layout, in whatever order their axes lie, are not copied. Masks and random draws (SELECTORS) need not
@@ -75,6 +86,8 @@ def _elementwise(loop: Callable[..., None], formula: Elementwise) -> Elementwise
     """
 
     def run(*arrays: Array, **numbers: float) -> Array:
+        if arrays[-1].dtype == np.float16:
+            return half(run(*map(single, arrays), **numbers))
         for array in arrays:
             if array.dtype != np.float32 and array.dtype not in SELECTORS:
                 return formula(*arrays, **numbers)
@@ -132,7 +145,8 @@ dropout = _elementwise(linear_units.dropout, formulas.dropout)
 
 
 def column_sum(x: Array, out: Array | None = None) -> Array:
-    """The sum (C,) over the rows of x (N, C), into `out` where given."""
+    """The sum (C,) over the rows of x (N, C), into `out` where given; of float16 a float32."""
+    x = single(x)
     if x.dtype != np.float32:
         return np.sum(x, axis=0, out=out)
     if out is None:
@@ -144,12 +158,23 @@ def column_sum(x: Array, out: Array | None = None) -> Array:
 def softmax_cross_entropy(logits: Array, targets: Array, ignore_index: int) -> tuple[Array, Array]:
     """-log softmax(logits (N, C)) at each row's target, (N,), and its gradient softmax - one_hot(target), (N, C).
 
-    Both are zero in rows whose target is `ignore_index`. ValueError for other targets outside 0..C-1.
+    Both are zero in rows whose target is `ignore_index`. ValueError for other targets outside 0..C-1. Of float16 logits
+    the losses are float32, and the gradient is float16 times HALF_SCALE.
     """
     targets = np.ascontiguousarray(targets, np.int64)
     if logits.dtype == np.float32:
         losses, delta = np.empty(len(logits), np.float32), np.empty(logits.shape, np.float32)
         wrong = rows.softmax_cross_entropy(np.ascontiguousarray(logits), targets, ignore_index, losses, delta)
+    elif logits.dtype == np.float16:
+        losses, delta = np.empty(len(logits), np.float32), np.empty(logits.shape, np.float16)
+        wrong = -1
+        for block in row_blocks(logits):
+            wide, part = single(np.ascontiguousarray(logits[block])), np.empty(logits[block].shape, np.float32)
+            wrong = rows.softmax_cross_entropy(wide, targets[block], ignore_index, losses[block], part)
+            if wrong >= 0:
+                wrong += block.start
+                break
+            delta[block] = half(part * HALF_SCALE)
     else:
         losses, delta, wrong = formulas.softmax_cross_entropy(logits, targets, ignore_index)
     if wrong >= 0:
@@ -157,6 +182,21 @@ def softmax_cross_entropy(logits: Array, targets: Array, ignore_index: int) -> t
             f"cross_entropy: the target of row {wrong} is {targets[wrong]}, expected 0..{logits.shape[1] - 1}"
         )
     return losses, delta
+
+
+def scaled_rows(delta: Array, scale: Array) -> Array:
+    """delta * scale for the float16 gradient that softmax_cross_entropy gives: delta (N, C), scale (N, 1) or (1, 1)."""
+    out = np.empty_like(delta)
+    factors = np.broadcast_to(scale / HALF_SCALE, (len(delta), 1))
+    for block in row_blocks(delta):
+        out[block] = half(single(delta[block]) * factors[block])
+    return out
+
+
+def row_blocks(x: Array) -> list[slice]:
+    """Slices of the rows of x (N, C) of 4 * BLOCK elements each: what is float32 for a moment takes no more."""
+    count = max(1, 4 * BLOCK // max(x.shape[1], 1))
+    return [slice(first, first + count) for first in range(0, len(x), count)]
 
 
 def block_square_sums(x: Array) -> NDArray[np.float64]:

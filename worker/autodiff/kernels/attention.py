@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from worker.autodiff.kernels import fused_attention
 from worker.autodiff.kernels.compilation import compiled
+from worker.autodiff.kernels.float16 import half, single
 from worker.autodiff.kernels.fused_attention import softmax_backward_rows, softmax_rows
 from worker.autodiff.kernels.gemm import matmul, tile_unit
 
@@ -46,8 +47,23 @@ def attention_forward(
     """out (..., T, V) = softmax(query @ key.T * scale + bias) * keep @ value; the softmax is returned, (..., T, S).
 
     `bias` and `keep`, dropout's factors, broadcast to (..., T, S). If `is_causal`, row t sees columns 0..t only, and
-    what the softmax has beyond the block on the diagonal is left unset.
+    what the softmax has beyond the block on the diagonal is left unset. float16 is computed as float32, one sample at a
+    time.
     """
+    if query.dtype == np.float16:
+        weights, unit = np.empty((*query.shape[:-1], key.shape[-2]), np.float16), None
+        for i in np.ndindex(query.shape[:-3]):
+            y = np.empty((1, *out[i].shape), np.float32)
+            part, unit = attention_forward(
+                *(single(x[i])[None] for x in (query, key, value)),
+                scale=scale,
+                is_causal=is_causal,
+                bias=None if bias is None else single(bias[i])[None],
+                keep=None if keep is None else keep[i][None],
+                out=y,
+            )
+            weights[i], out[i] = half(part[0]), half(y[0])
+        return Softmax(weights, unit)
     rows, columns = query.shape[-2], key.shape[-2]
     weights = np.empty((*query.shape[:-1], columns), query.dtype)
     unit = tile_unit() if bias is None and keep is None else None
@@ -84,6 +100,26 @@ def attention_backward(
     The gradient of query @ key.T is returned, (..., T, S), set where the softmax is and there is a bias.
     """
     weights, unit = softmax
+    if weights.dtype == np.float16:
+        dweights = np.empty(weights.shape, np.float16)
+        for i in np.ndindex(weights.shape[:-3]):
+            parts = [np.empty((1, *x[i].shape), np.float32) for x in out]
+            dy, q, k, v = (single(x[i])[None] for x in (g, query, key, value))
+            part = attention_backward(
+                dy,
+                q,
+                k,
+                v,
+                Softmax(single(weights[i])[None], unit),
+                scale=scale,
+                is_causal=is_causal,
+                keep=None if keep is None else keep[i][None],
+                out=parts,
+            )
+            dweights[i] = half(part[0])
+            for x, y in zip(out, parts, strict=True):
+                x[i] = half(y[0])
+        return dweights
     if unit is not None:
         arrays = np.ascontiguousarray(g), query, key, value, weights
         fused_attention.backward(unit, *arrays, scale=scale, is_causal=is_causal, out=out)

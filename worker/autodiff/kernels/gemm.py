@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from worker.autodiff.kernels import products, rows, strips
 from worker.autodiff.kernels.bfloat16 import round_bfloat16
+from worker.autodiff.kernels.float16 import single
 from worker.autodiff.precision import current
 
 Array = NDArray[Any]
@@ -22,8 +23,10 @@ MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16
 def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
     """a (..., M, K) @ b (..., K, N) + bias (N,), into `out` (..., M, N) where given, in the current precision.
 
-    Strided views are not copied. Which way a product takes depends on its shape, the precision and the CPU alone.
+    Strided views are not copied; float16 operands are taken as float32, and so is the product. Which way a product
+    takes depends on its shape, the precision and the CPU alone.
     """
+    a, b = single(a), single(b)
     if a.dtype == b.dtype == np.float32:
         unit = tile_unit()
         if unit is not None and (unit != strips.FLOAT32 or _is_for_tiles(a, b)):

@@ -31,6 +31,7 @@ class Precision(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PRECISION_UNSPECIFIED: _ClassVar[Precision]
     PRECISION_FP32: _ClassVar[Precision]
     PRECISION_BF16: _ClassVar[Precision]
+    PRECISION_FP16: _ClassVar[Precision]
 
 class NonFinitePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -50,6 +51,7 @@ TOKENIZER_BYTE: Tokenizer
 PRECISION_UNSPECIFIED: Precision
 PRECISION_FP32: Precision
 PRECISION_BF16: Precision
+PRECISION_FP16: Precision
 NON_FINITE_POLICY_UNSPECIFIED: NonFinitePolicy
 NON_FINITE_POLICY_FAIL: NonFinitePolicy
 NON_FINITE_POLICY_SKIP: NonFinitePolicy
