@@ -54,6 +54,7 @@ def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
             spec.model,
             input_shape=dataset.input_shape,
             num_outputs=dataset.num_outputs,
+            gradient_checkpointing=spec.training.gradient_checkpointing,
             generator=init.generator(spec.training.seed),
         ),
         objective=objective_of(spec.model, dataset),

@@ -65,7 +65,8 @@ class Facts:
 
 def identity_of(spec: JobSpec) -> Mapping[str, str]:
     """What a checkpoint must agree on to be this job's: all of the spec that decides the weights."""
-    deciding = spec.model_dump_json(exclude={"name", "workers", "evaluation", "checkpoint"})
+    beside = dict.fromkeys(("name", "workers", "evaluation", "checkpoint"), True)
+    deciding = spec.model_dump_json(exclude={**beside, "training": {"gradient_checkpointing"}})
     return {"spec_sha256": hashlib.sha256(deciding.encode()).hexdigest()}
 
 

@@ -195,6 +195,7 @@ class TrainingSpec(Part):
     clip_value: Positive | None = None
     seed: Seed = 0
     precision: Precision = Field(default=Precision.FP32, strict=False)
+    gradient_checkpointing: bool = False
     on_non_finite: NonFinitePolicy = Field(default=NonFinitePolicy.FAIL, strict=False)
 
     @model_validator(mode="after")

@@ -56,6 +56,7 @@ def violation_of(detail: Any, root: type[BaseModel]) -> Violation:
         "float_type": lambda: "a number",
         "int_type": lambda: "a whole number",
         "int_from_float": lambda: "a whole number",
+        "bool_type": lambda: "true or false",
         "string_type": lambda: "text",
         "enum": lambda: f"one of {context['expected'].replace(' or ', ', ')}",
         "tuple_type": lambda: "a list",

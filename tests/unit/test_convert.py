@@ -92,6 +92,7 @@ trainings = st.fixed_dictionaries(
         "shards": st.sampled_from([8, 12, 96]),
         "clip_norm": positive,
         "seed": st.integers(0, 2**63 - 1),
+        "gradient_checkpointing": st.booleans(),
         "on_non_finite": st.sampled_from([policy.value for policy in NonFinitePolicy]),
     },
 )

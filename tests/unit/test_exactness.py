@@ -13,7 +13,7 @@ import pytest
 
 from worker.checkpoint import weights_digest
 from worker.reduce.segment import DIRECTORY, Segment
-from worker.replica import Leg, LegEnd, Replica
+from worker.replica import Leg, LegEnd, Replica, identity_of
 from worker.spec import JobSpec, parse_spec
 
 STEPS = 12
@@ -102,12 +102,35 @@ JOBS = {
 }
 
 
+CHECKPOINTED: dict[str, tuple[object, object]] = {
+    "mlp": ({"hidden": [16, 300], "activation": "gelu"}, {"synthetic": {"samples": 500, "features": 70}}),
+    "cnn": ({"stages": [4, 8], "blocks": 2}, {"digits": {}}),
+    "gpt": (SMALL | {"dropout": 0.1}, TEXT),
+    "bert": (SMALL | {"dropout": 0.1}, TEXT),
+}
+
+
 @pytest.mark.parametrize("name", list(JOBS))
 def test_any_number_of_workers_gives_the_same_digest(name: str, path: Path) -> None:
     spec = JOBS[name]
     alone = train(spec, 1, path)
     for num_workers in range(2, min(4, spec.training.shards) + 1):
         assert train(spec, num_workers, path) == alone, f"{num_workers} workers"
+
+
+@pytest.mark.parametrize("model", [*CHECKPOINTED])
+def test_gradient_checkpointing_changes_no_bit(model: str, path: Path) -> None:
+    kind, data = CHECKPOINTED[model]
+    plain, checkpointed = (
+        train(job(model={model: kind}, data=data, training={"gradient_checkpointing": again}), 2, path)
+        for again in (False, True)
+    )
+    assert checkpointed == plain
+
+
+def test_a_checkpoint_serves_with_and_without_gradient_checkpointing() -> None:
+    plain, checkpointed = (job(training={"gradient_checkpointing": again}) for again in (False, True))
+    assert identity_of(plain) == identity_of(checkpointed) != identity_of(job(training={"seed": 4}))
 
 
 def test_dropout_changes_the_weights(path: Path) -> None:

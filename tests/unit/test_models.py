@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ from benchmarks.workloads import Workload
 from worker import optim
 from worker.autodiff import Tensor, philox
 from worker.autodiff import functional as F
+from worker.models import build
 from worker.models.bert import Bert, MaskedLanguageModel, SequenceClassifier
 from worker.models.gpt import Gpt, _probabilities
 from worker.nn import FlatParameters, Module, init
+from worker.spec import ModelSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -341,3 +345,39 @@ def test_training_follows_pytorchs(kind: str) -> None:
         expected.append(value.item())
     assert np.mean(expected[-20:]) < 0.95 * expected[0]
     np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+class TestGradientCheckpointing:
+    """The digests in test_exactness do not move; here is what it is for."""
+
+    IMAGES, TEXT, ROWS = (8, 4, 12, 12), (8, 32), (256, 64)
+    MODELS: Mapping[str, tuple[Mapping[str, Any], tuple[int, ...], float]] = {
+        # what is built, a batch's shape, and the share of the activations that may be left
+        "mlp": ({"hidden": [64] * 6, "activation": "gelu"}, ROWS, 0.6),
+        "cnn": ({"stages": [8], "blocks": 6}, IMAGES, 0.6),
+        "gpt": ({"layers": 8, "heads": 2, "width": 32, "context": 32}, TEXT, 0.25),
+        "bert": ({"layers": 8, "heads": 2, "width": 32, "context": 32}, TEXT, 0.25),
+    }
+
+    @pytest.mark.parametrize("kind", MODELS)
+    def test_layers_keep_little_more_than_their_inputs(self, kind: str) -> None:
+        settings, shape, share = self.MODELS[kind]
+        spec = ModelSpec.model_validate({kind: settings})
+        integers = kind in ("gpt", "bert")
+        batch = Tensor(np.ones(shape, np.int64) if integers else init.generator(1).standard_normal(shape, np.float32))
+        kept = []
+        for again in (False, True):
+            model = build(
+                spec,
+                input_shape=shape[1:],
+                num_outputs=10,
+                gradient_checkpointing=again,
+                generator=init.generator(1),
+            )
+            model(batch)  # what is made once is made before
+            tracemalloc.start()
+            out = model(batch)
+            kept.append(tracemalloc.get_traced_memory()[0])
+            tracemalloc.stop()
+            assert out.requires_grad
+        assert kept[1] < share * kept[0]

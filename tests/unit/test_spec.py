@@ -89,6 +89,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"seed": 2**63}}, "training.seed", f"got {2**63}, expected a number < {2**63}"),
     ({"training": {"precision": "fp8"}}, "training.precision", "got 'fp8', expected one of 'fp32', 'bf16', 'fp16'"),
     (
+        {"training": {"gradient_checkpointing": "yes"}},
+        "training.gradient_checkpointing",
+        "got 'yes', expected true or false",
+    ),
+    (
         {"training": {"on_non_finite": "ignore"}},
         "training.on_non_finite",
         "got 'ignore', expected one of 'fail', 'skip'",

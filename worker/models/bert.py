@@ -6,11 +6,13 @@ Shapes: B batch, T time, V vocabulary, C width, M masked positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import call
 from typing import Any
 
 import numpy as np
 
-from worker.autodiff import Tensor
+from worker.autodiff import Tensor, checkpoint
 from worker.autodiff import functional as F
 from worker.autodiff.losses import Reduction
 from worker.autodiff.tensor import Array
@@ -25,6 +27,7 @@ class Bert(Module):
     """tokens (B, T) -> (B, T, C), where T is at most `context`.
 
     Post-norm layers of `width` with GELU by erf; learned positions; `types` kinds of tokens (first text, second text).
+    With gradient_checkpointing a layer keeps its input alone and is computed again in the backward pass.
     """
 
     def __init__(
@@ -37,10 +40,12 @@ class Bert(Module):
         context: int,
         types: int = 2,
         dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
         generator: np.random.Generator,
     ) -> None:
         super().__init__()
         self.width, self.context, self.dropout = width, context, dropout
+        self.gradient_checkpointing = gradient_checkpointing
         self.token_embedding = Embedding(vocabulary, width, generator=generator)
         self.position_embedding = Embedding(context, width, generator=generator)
         self.type_embedding = Embedding(types, width, generator=generator)
@@ -75,8 +80,9 @@ class Bert(Module):
         )
         x = dropout(self.norm(x), self.dropout, training=self.training)
         padding = None if attention_mask is None else Tensor(attention_mask.data == 0)
+        run = checkpoint if self.gradient_checkpointing else call
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=padding)
+            x = run(partial(layer, src_key_padding_mask=padding), x)
         return x  # type: ignore[no-any-return]  # a module gives anything
 
     def huggingface_names(self) -> dict[str, tuple[str, ...]]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import call
 
 import numpy as np
 
-from worker.autodiff import Tensor
+from worker.autodiff import Tensor, checkpoint
 from worker.autodiff import functional as F
 from worker.nn import AdaptiveAvgPool2d, Conv2d, Flatten, Linear, MaxPool2d, Module, Sequential, init
 
@@ -21,7 +22,8 @@ class Cnn(Module):
     by max pooling. The mean over the image goes to a linear layer. `norm` makes a normalisation of so many channels,
     which then stands before every activation; it must not look beyond its own sample, or shards would differ. Without
     one, weights start after Fixup (Zhang et al., 2019): each block as the identity, and in it the first convolution
-    smaller the more blocks there are, so that neither signal nor gradient grows with depth.
+    smaller the more blocks there are, so that neither signal nor gradient grows with depth. With gradient_checkpointing
+    a block keeps its input alone and is computed again in the backward pass.
     """
 
     def __init__(
@@ -32,11 +34,13 @@ class Cnn(Module):
         stages: Sequence[int] = (32, 64),
         blocks: int = 1,
         norm: Norm | None = None,
+        gradient_checkpointing: bool = False,
         generator: np.random.Generator,
     ) -> None:
         super().__init__()
         if not stages or blocks < 1:
             raise ValueError(f"Cnn: got {len(stages)} stages of {blocks} blocks, expected at least one of each")
+        self.gradient_checkpointing = gradient_checkpointing
         gain = 1 / math.sqrt(len(stages) * blocks)
         self.stem = _convolution(channels, stages[0], 3, gain=1.0, generator=generator)
         layers: list[Module] = []
@@ -53,7 +57,9 @@ class Cnn(Module):
         self.head = Linear(width_in, classes, generator=generator)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(self.stem(x))
+        run, x = checkpoint if self.gradient_checkpointing else call, self.stem(x)
+        for layer in self.stages:
+            x = run(layer, x) if isinstance(layer, Residual) else layer(x)
         return self.head(self.pool(_activation(x, self.norm)))  # type: ignore[no-any-return]  # as any module
 
 

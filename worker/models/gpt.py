@@ -6,11 +6,13 @@ Shapes: B batch, T time, V vocabulary, C width.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from operator import call
 from typing import Any
 
 import numpy as np
 
-from worker.autodiff import Tensor, no_grad
+from worker.autodiff import Tensor, checkpoint, no_grad
 from worker.autodiff import functional as F
 from worker.autodiff.losses import Reduction
 from worker.autodiff.tensor import Array
@@ -25,6 +27,7 @@ class Gpt(Module):
 
     Pre-norm layers of `width` with GELU by tanh, learned positions, and one weight for the tokens' embedding and the
     logits. Weights start normal with std 0.02, those that end a residual branch smaller (init.scaled_residual_).
+    With gradient_checkpointing a layer keeps its input alone and is computed again in the backward pass.
     """
 
     def __init__(
@@ -36,10 +39,11 @@ class Gpt(Module):
         width: int,
         context: int,
         dropout: float = 0.0,
+        gradient_checkpointing: bool = False,
         generator: np.random.Generator,
     ) -> None:
         super().__init__()
-        self.context, self.dropout = context, dropout
+        self.context, self.dropout, self.gradient_checkpointing = context, dropout, gradient_checkpointing
         self.token_embedding = Embedding(vocabulary, width, generator=generator)
         self.position_embedding = Embedding(context, width, generator=generator)
         self.layers = Sequential(
@@ -133,8 +137,9 @@ class Gpt(Module):
             raise ValueError(f"Gpt: tokens have shape {tokens.shape}, expected (batch, at most {self.context})")
         x = self.token_embedding(tokens) + self.position_embedding(Tensor(np.arange(time)))
         x = dropout(x, self.dropout, training=self.training)
+        run = checkpoint if self.gradient_checkpointing else call
         for layer in self.layers:
-            x = layer(x, is_causal=True)
+            x = run(partial(layer, is_causal=True), x)
         return self.norm(x)  # type: ignore[no-any-return]  # a module gives anything
 
     def _logits(self, hidden: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from worker.autodiff import Tensor
+from worker.autodiff import Tensor, checkpoint
 from worker.nn import GELU, Linear, Module, ReLU, Sequential, Tanh, init
 
 ACTIVATIONS: Mapping[str, Callable[[], Module]] = {"relu": ReLU, "tanh": Tanh, "gelu": GELU}
@@ -17,7 +17,8 @@ class Mlp(Module):
     """x (B, ...), `features` numbers a row, -> (B, outputs), through one hidden layer for each width in `hidden`.
 
     The activation decides how the weights start: Kaiming's way for relu and gelu, Xavier's for tanh, with its gain.
-    The last layer, which no activation follows, has gain 1. Biases start at zero.
+    The last layer, which no activation follows, has gain 1. Biases start at zero. With gradient_checkpointing a hidden
+    layer keeps its input alone and is computed again in the backward pass.
     """
 
     def __init__(
@@ -27,9 +28,11 @@ class Mlp(Module):
         outputs: int,
         activation: str = "relu",
         *,
+        gradient_checkpointing: bool = False,
         generator: np.random.Generator,
     ) -> None:
         super().__init__()
+        self.gradient_checkpointing = gradient_checkpointing
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         widths = (features, *hidden)
@@ -39,7 +42,17 @@ class Mlp(Module):
         self.layers = Sequential(*layers, _linear(widths[-1], outputs, "linear", generator))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x.flatten(1))  # type: ignore[no-any-return]  # a module takes and gives anything
+        x = x.flatten(1)
+        if not self.gradient_checkpointing:
+            return self.layers(x)  # type: ignore[no-any-return]  # a module takes and gives anything
+        *hidden, last = self.layers
+        for linear, activation in zip(hidden[::2], hidden[1::2], strict=True):
+            x = checkpoint(_hidden, linear, activation, x)
+        return last(x)  # type: ignore[no-any-return]  # as above
+
+
+def _hidden(linear: Module, activation: Module, x: Tensor) -> Tensor:
+    return activation(linear(x))  # type: ignore[no-any-return]  # as above
 
 
 def _linear(features_in: int, features_out: int, nonlinearity: str, generator: np.random.Generator) -> Linear:

@@ -365,7 +365,7 @@ class CosineSchedule(_message.Message):
     def __init__(self, warmup_steps: _Optional[int] = ..., min_ratio: _Optional[float] = ...) -> None: ...
 
 class TrainingSpec(_message.Message):
-    __slots__ = ("global_batch_size", "shards", "max_steps", "clip_norm", "clip_value", "seed", "precision", "on_non_finite")
+    __slots__ = ("global_batch_size", "shards", "max_steps", "clip_norm", "clip_value", "seed", "precision", "gradient_checkpointing", "on_non_finite")
     GLOBAL_BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     SHARDS_FIELD_NUMBER: _ClassVar[int]
     MAX_STEPS_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +373,7 @@ class TrainingSpec(_message.Message):
     CLIP_VALUE_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PRECISION_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_CHECKPOINTING_FIELD_NUMBER: _ClassVar[int]
     ON_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
     global_batch_size: int
     shards: int
@@ -381,8 +382,9 @@ class TrainingSpec(_message.Message):
     clip_value: float
     seed: int
     precision: Precision
+    gradient_checkpointing: bool
     on_non_finite: NonFinitePolicy
-    def __init__(self, global_batch_size: _Optional[int] = ..., shards: _Optional[int] = ..., max_steps: _Optional[int] = ..., clip_norm: _Optional[float] = ..., clip_value: _Optional[float] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., on_non_finite: _Optional[_Union[NonFinitePolicy, str]] = ...) -> None: ...
+    def __init__(self, global_batch_size: _Optional[int] = ..., shards: _Optional[int] = ..., max_steps: _Optional[int] = ..., clip_norm: _Optional[float] = ..., clip_value: _Optional[float] = ..., seed: _Optional[int] = ..., precision: _Optional[_Union[Precision, str]] = ..., gradient_checkpointing: bool = ..., on_non_finite: _Optional[_Union[NonFinitePolicy, str]] = ...) -> None: ...
 
 class EvaluationSpec(_message.Message):
     __slots__ = ("every_steps",)
