@@ -23,6 +23,7 @@ from service.ledger import Ledger
 from service.pb.backprop.v1 import job_pb2, training_service_pb2_grpc
 from service.pb.backprop.v1 import training_service_pb2 as pb
 from service.runs import Cluster
+from worker import checkpoint
 from worker.spec import DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from worker.violations import Violation
 
@@ -81,7 +82,7 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         self, request: pb.ExportModelRequest, context: Context
     ) -> AsyncIterator[pb.ExportModelResponse]:
         """The trained model, in chunks."""
-        model = await asyncio.to_thread(open_model, await self._ledger.get(request.job_id))
+        model = await asyncio.to_thread(open_model, await self._ledger.get(request.job_id), request.weights)
         try:
             size = await asyncio.to_thread(model.seek, 0, 2)
             await asyncio.to_thread(model.seek, 0)
@@ -104,19 +105,37 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         )
 
 
-def open_model(job: Job) -> BinaryIO:
+def open_model(job: Job, weights: pb.ModelWeights) -> BinaryIO:
     """The file with the job's trained model; raises FailedPrecondition while there is none, DataLoss if it is gone."""
+    path = model_path_of(job, weights)
     if job.state is not JobState.SUCCEEDED:
         raise FailedPrecondition(
             f"cannot export job {job.job_id}: got state {job.state.upper()}, expected SUCCEEDED",
             reason="JOB_NOT_SUCCEEDED",
         )
     try:
-        return Path(job.model_path).open("rb")
+        return path.open("rb")
     except OSError as error:
         raise DataLoss(
-            f"the model of job {job.job_id} is gone from {job.model_path}: {error.strerror}", reason="MODEL_GONE"
+            f"the model of job {job.job_id} is gone from {path}: {error.strerror}", reason="MODEL_GONE"
         ) from None
+
+
+def model_path_of(job: Job, weights: pb.ModelWeights) -> Path:
+    """The file with these weights; without an average, the weights of the last step are the only ones."""
+    averages = job.spec.optimizer.ema is not None
+    match weights:
+        case pb.MODEL_WEIGHTS_UNSPECIFIED:
+            return Path(job.model_path)
+        case pb.MODEL_WEIGHTS_RAW:
+            return Path(job.model_path).with_name(checkpoint.WEIGHTS) if averages else Path(job.model_path)
+        case pb.MODEL_WEIGHTS_EMA if averages:
+            return Path(job.model_path)
+        case pb.MODEL_WEIGHTS_EMA:
+            text = "got MODEL_WEIGHTS_EMA, but the job keeps no average; ask for raw, or train with optimizer.ema"
+        case _:
+            text = f"got {weights}, expected one of the values of ModelWeights"
+    raise InvalidRequest([Violation("weights", text)])
 
 
 def states_of(request: pb.ListJobsRequest) -> tuple[JobState, ...]:

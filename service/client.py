@@ -182,10 +182,11 @@ class Client:
                     return
                 yield event
 
-    def export_model(self, job_id: str) -> Iterator[pb.ExportModelResponse]:
-        """The trained model as the parts of a safetensors file."""
+    def export_model(self, job_id: str, weights: str | None = None) -> Iterator[pb.ExportModelResponse]:
+        """The trained model as the parts of a safetensors file; `weights` are "raw" or "ema", by default the best."""
+        name = f"MODEL_WEIGHTS_{(weights or 'unspecified').upper()}"
         with self._translated():
-            yield from self._stub.ExportModel(pb.ExportModelRequest(job_id=job_id))
+            yield from self._stub.ExportModel(pb.ExportModelRequest(job_id=job_id, weights=name))
 
 
 def client_error(error: grpc.RpcError, address: str) -> ClientError:

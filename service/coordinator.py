@@ -171,7 +171,7 @@ class _Coordinator:
         if published is None:
             message = f"the trained model could not be written to {self._order.checkpoints}; see the job's events"
             return RunFailed(StateReason.INTERNAL, message)
-        return RunSucceeded(published.weights_digest, str(published.path / checkpoint.WEIGHTS))
+        return RunSucceeded(published.weights_digest, str(published.model))
 
     def _is_due(self, step: int, every_steps: int) -> bool:
         last = step == self._spec.training.max_steps

@@ -18,7 +18,7 @@ from service.runs import News, Report, RunFailed, RunLostError, RunStarted, RunS
 from worker.spec import JobSpec, WorkersSpec
 
 CHECKPOINT = "fake-checkpoint"
-MODEL = "model.safetensors"
+MODEL, AVERAGE = "weights.safetensors", "ema.safetensors"
 NUM_PARAMETERS = 42
 
 
@@ -113,9 +113,10 @@ class FakeRun:
             if is_due(step, spec.checkpoint.every_steps):
                 reports.append(self._save(step))
         if done:
-            model = self._directory / MODEL
-            model.write_bytes(b"fake model of " + digest_of(spec).encode())
-            reports.append(RunSucceeded(digest_of(spec), str(model)))
+            models = [self._directory / name for name in (MODEL, *([AVERAGE] if spec.optimizer.ema else []))]
+            for model in models:
+                model.write_bytes(f"fake model of {digest_of(spec)} in {model.name}".encode())
+            reports.append(RunSucceeded(digest_of(spec), str(models[-1])))
         return reports
 
     def _save(self, step: int) -> CheckpointSaved:

@@ -1,7 +1,8 @@
 """Checkpoints on disk: complete and verified, or not there.
 
     <directory>/step-0000000200/weights.safetensors     the model, see model_file
-                                optimizer.safetensors   the optimizer's state vectors, flat
+                                ema.safetensors         the same with the averaged weights, if the job keeps them
+                                optimizer.safetensors   the optimizer's other state vectors, flat
                                 manifest.json           step, loss scale, job, checksums, fingerprint; written last
 
 A checkpoint is written into a temporary directory, every file and the directory are flushed to disk, it is read
@@ -29,9 +30,11 @@ from safetensors.numpy import load_file, save
 from worker import model_file
 from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
+from worker.optim.rules import EMA
 
 FORMAT = 1
-WEIGHTS, OPTIMIZER, MANIFEST = "weights.safetensors", "optimizer.safetensors", "manifest.json"
+WEIGHTS, AVERAGE = "weights.safetensors", "ema.safetensors"
+OPTIMIZER, MANIFEST = "optimizer.safetensors", "manifest.json"
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
@@ -61,12 +64,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint that is there to stay."""
+    """A checkpoint that is there to stay; `model` is the file to use, with the averaged weights if there are such."""
 
     path: Path
     step: int
     weights_digest: str
     size_bytes: int
+    model: Path
 
 
 class CorruptCheckpointError(Exception):
@@ -111,10 +115,11 @@ def publish(
     digest = weights_digest(state.weights)
     try:
         temporary.mkdir(mode=0o700)
-        files = {
-            WEIGHTS: model_file.encode(tensors.named(state.weights), description),
-            OPTIMIZER: save(dict(state.optimizer)),
-        }
+        models, others = {WEIGHTS: state.weights}, dict(state.optimizer)
+        if EMA in others:
+            models[AVERAGE] = others.pop(EMA)
+        files = {name: model_file.encode(tensors.named(vector), description) for name, vector in models.items()}
+        files[OPTIMIZER] = save(others)
         sums = {name: _write(temporary / name, content) for name, content in files.items()}
         manifest = {
             "format": FORMAT,
@@ -138,7 +143,7 @@ def publish(
         shutil.rmtree(temporary, ignore_errors=True)
     _retain(directory, keep)
     size = sum(file.stat().st_size for file in target.iterdir())
-    return Published(target, state.step, digest, size)
+    return Published(target, state.step, digest, size, target / (AVERAGE if AVERAGE in files else WEIGHTS))
 
 
 def newest(directory: Path, tensors: Tensors, *, job: Mapping[str, str]) -> TrainingState | None:
@@ -160,17 +165,15 @@ def read(path: Path, tensors: Tensors, *, job: Mapping[str, str] | None = None) 
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != expected["sha256"]:
                 raise CorruptCheckpointError(f"{path / name}: got sha256 {found}, expected {expected['sha256']}")
-        if set(manifest["files"]) != {WEIGHTS, OPTIMIZER} or manifest["format"] != FORMAT:
+        if set(manifest["files"]) - {AVERAGE} != {WEIGHTS, OPTIMIZER} or manifest["format"] != FORMAT:
             raise CorruptCheckpointError(f"{path}: not a checkpoint of format {FORMAT}")
         if job is not None and manifest["job"] != dict(job):
             raise CorruptCheckpointError(f"{path}: belongs to another job: {manifest['job']}")
-        weights = load_file(path / WEIGHTS)
-        state = TrainingState(
-            int(manifest["step"]),
-            _flat(weights, tensors),
-            load_file(path / OPTIMIZER),
-            LossScale(**manifest.get("loss_scale", asdict(UNSCALED))),
-        )
+        weights, optimizer = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
+        if AVERAGE in manifest["files"]:
+            optimizer[EMA] = _flat(load_file(path / AVERAGE), tensors)
+        scale = LossScale(**manifest.get("loss_scale", asdict(UNSCALED)))
+        state = TrainingState(int(manifest["step"]), _flat(weights, tensors), optimizer, scale)
         if weights_digest(state.weights) != manifest["weights_digest"]:
             raise CorruptCheckpointError(f"{path}: the weights' digest is not the manifest's")
         return state

@@ -23,6 +23,7 @@ from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
 from worker.nn.flat import FlatParameters
 from worker.objective import Objective, Scores
+from worker.optim.rules import EMA
 from worker.recipe import recipe_of, spans_of
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.segment import Segment, Shape
@@ -148,9 +149,14 @@ class Replica:
         return Leg(LegEnd.REACHED, committed)
 
     def evaluate(self) -> dict[int, Scores]:
-        """This worker's chunks of the held-out samples, by their numbers, under the committed weights."""
+        """This worker's chunks of the held-out samples, by their numbers, under the committed weights.
+
+        A job that keeps an average of its weights is judged by it.
+        """
         segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
-        self._flat.bind_weights(segment.weights(segment.control.committed))
+        committed, states = segment.control.committed, self.facts.state_names
+        averaged = EMA in states
+        self._flat.bind_weights(segment.state(committed)[states.index(EMA)] if averaged else segment.weights(committed))
         scores = {}
         model.eval()
         for chunk in range(self._rank, -(-len(held_out) // EVALUATION_CHUNK), self._num_workers):

@@ -19,6 +19,7 @@ from service.cli.options import (
     JobName,
     Output,
     Settings,
+    Weights,
     connect,
     overrides_of,
     read_job_file,
@@ -234,6 +235,7 @@ def export(
     model_file: Annotated[
         Path, typer.Option("-o", "--export", metavar="FILE", help="Where to write; - is standard output.")
     ],
+    weights: Weights = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Write the trained model of a job to a file, in safetensors format."""
@@ -241,7 +243,7 @@ def export(
 
     with connect(address) as client:
         job_id = client.find_job(job).job_id
-        size = write_model(client.export_model(job_id), model_file)
+        size = write_model(client.export_model(job_id, weights), model_file)
     say(f"{model_file}: {size:,} bytes, the model of {job_id}")
 
 
@@ -256,6 +258,7 @@ def sample(
     top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the K most likely tokens.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest, P in all.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
+    weights: Weights = None,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Let a trained gpt write. JOB may be a job, or a model file that was exported."""
@@ -263,7 +266,7 @@ def sample(
     from worker.sampling import Sampling, continue_text
 
     sampling = Sampling(tokens, temperature, top_k, top_p, seed)
-    with model_of(job, address) as model_file:
+    with model_of(job, address, weights) as model_file:
         try:
             print(continue_text(model_file, prompt, sampling))
         except ValueError as error:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.cli.failure import CommandError, ExitCode
+from service.cli.options import WhichWeights, connect
 from service.pb.backprop.v1 import training_service_pb2 as pb
 
 
@@ -44,14 +45,14 @@ def _write_all(parts: Iterable[pb.ExportModelResponse], file: int) -> int:
 
 
 @contextmanager
-def model_of(name: str, address: str) -> Iterator[Path]:
+def model_of(name: str, address: str, weights: WhichWeights | None = None) -> Iterator[Path]:
     """The model file of a job, fetched for as long as it is used; or the file itself, if `name` is one."""
     if Path(name).is_file():
+        if weights is not None:
+            raise CommandError(f"backprop: --weights: got {weights} for the file {name}, expected it for a job only")
         yield Path(name)
         return
-    from service.cli.options import connect
-
     with connect(address) as client, tempfile.TemporaryDirectory(prefix="backprop-") as directory:
         path = Path(directory) / "model.safetensors"
-        write_model(client.export_model(client.find_job(name).job_id), path)
+        write_model(client.export_model(client.find_job(name).job_id, weights), path)
         yield path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from service.client import Client
     from service.jobfile import FieldAtFault, JobFile, Override
     from worker.spec import JobSpec
+
+
+class WhichWeights(StrEnum):
+    """Which weights of a trained model."""
+
+    RAW = "raw"
+    EMA = "ema"
+
 
 Address = Annotated[
     str,
@@ -34,6 +43,10 @@ Output = Annotated[
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or its beginning if that is unique.")]
 JobFileName = Annotated[str, typer.Argument(metavar="FILE", help="The job file, YAML or JSON; - reads standard input.")]
+Weights = Annotated[
+    WhichWeights | None,
+    typer.Option(help="Those of the last step (raw) or their average (ema), which is the default if the job has one."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replaces a value of the file: --set training.max_steps=100."),

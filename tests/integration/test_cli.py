@@ -85,6 +85,37 @@ async def test_a_job_from_submission_to_deletion(start_service: StartService, tm
     assert (await backprop("show", job_id, service=service)).code == 2
 
 
+@pytest.mark.parametrize(
+    ("settings", "weights", "file"),
+    [
+        ([], [], "weights.safetensors"),
+        ([], ["--weights", "raw"], "weights.safetensors"),
+        (["--set", "optimizer.ema.decay=0.9"], [], "ema.safetensors"),
+        (["--set", "optimizer.ema.decay=0.9"], ["--weights", "ema"], "ema.safetensors"),
+        (["--set", "optimizer.ema.decay=0.9"], ["--weights", "raw"], "weights.safetensors"),
+    ],
+)
+async def test_the_average_is_exported_where_there_is_one(
+    settings: list[str], weights: list[str], file: str, start_service: StartService, tmp_path: Path
+) -> None:
+    service, model = await start_service(), tmp_path / "model.safetensors"
+    job = (await backprop("submit", DIGITS, *settings, "--follow", "--output", "json", service=service)).jobs()[-1]
+    assert (await backprop("export", job["job_id"], "-o", str(model), *weights, service=service)).code == 0
+    assert model.read_bytes() == Path(job["model_path"]).with_name(file).read_bytes()
+
+
+async def test_weights_that_there_are_not_are_refused(start_service: StartService, tmp_path: Path) -> None:
+    service, model = await start_service(), tmp_path / "model.safetensors"
+    job = (await backprop("submit", DIGITS, "--follow", "--output", "json", service=service)).jobs()[-1]
+    refused = await backprop("export", job["job_id"], "-o", str(model), "--weights", "ema", service=service)
+    assert refused.code == 2
+    assert "the job keeps no average; ask for raw, or train with optimizer.ema" in refused.errors
+    assert not model.exists()
+    of_file = await backprop("sample", job["model_path"], "--weights", "raw", service=service)
+    assert of_file.code == 2
+    assert f"--weights: got raw for the file {job['model_path']}, expected it for a job only" in of_file.errors
+
+
 async def test_a_failed_job_ends_with_exit_code_1(start_service: StartService) -> None:
     service = await start_service(cluster=FakeCluster(script=Script(fail_at=20)))
     done = await backprop("submit", DIGITS, "--follow", "--output", "json", service=service)

@@ -70,8 +70,16 @@ class Watcher:
 
     @property
     def digest(self) -> str:
+        return self._succeeded.weights_digest
+
+    @property
+    def model(self) -> Path:
+        return Path(self._succeeded.model_path)
+
+    @property
+    def _succeeded(self) -> RunSucceeded:
         (succeeded,) = (report for report in self.reports if isinstance(report, RunSucceeded))
-        return succeeded.weights_digest
+        return succeeded
 
 
 async def train(cluster: RayCluster, job: Job, workers: int, directory: Path) -> Watcher:
@@ -113,7 +121,7 @@ async def test_a_killed_worker_changes_nothing_but_the_events(cluster: RayCluste
 
 
 async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(cluster: RayCluster, tmp_path: Path) -> None:
-    spec = job(3000)
+    spec = job(3000, optimizer={"adam": {}, "ema": {"decay": 0.99}})
     undisturbed = await train(cluster, spec, 2, tmp_path / "undisturbed")
     watcher = Watcher(await cluster.launch(spec, 2, tmp_path / "killed"))
     await watcher.until(CheckpointSaved)
@@ -125,6 +133,8 @@ async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(cluster: Ray
     (started,) = (report for report in again.reports if isinstance(report, RunStarted))
     assert started.step >= 40
     assert again.digest == undisturbed.digest
+    assert again.model.name == undisturbed.model.name == "ema.safetensors"
+    assert again.model.read_bytes() == undisturbed.model.read_bytes()
 
 
 async def test_a_cancelled_run_stops_and_leaves_no_shared_memory(cluster: RayCluster, tmp_path: Path) -> None:

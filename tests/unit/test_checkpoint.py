@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from worker import checkpoint
 from worker.checkpoint import Tensors, TrainingState, newest, publish
@@ -42,6 +43,30 @@ def test_what_was_published_comes_back_bit_for_bit(tmp_path: Path) -> None:
     }
     assert published.weights_digest == checkpoint.weights_digest(state_of(7).weights)
     assert published.size_bytes == sum(path.stat().st_size for path in published.path.iterdir())
+
+
+def test_averaged_weights_are_a_model_of_their_own(tmp_path: Path) -> None:
+    state = state_of(7)
+    averaged = TrainingState(7, state.weights, {"m": state.optimizer["m"], "ema": state.optimizer["v"]})
+    published = publish(tmp_path, averaged, tensors=TENSORS, description=DESCRIPTION, job=JOB, keep=1)
+    assert published.model == published.path / checkpoint.AVERAGE
+    model = load_file(published.model)
+    assert {name: array.tobytes() for name, array in model.items()} == {
+        name: array.tobytes() for name, array in TENSORS.named(averaged.optimizer["ema"]).items()
+    }
+    assert set(load_file(published.path / checkpoint.OPTIMIZER)) == {"m"}
+    assert published.weights_digest == checkpoint.weights_digest(state.weights)
+    found = newest(tmp_path, TENSORS, job=JOB)
+    assert found is not None
+    assert {name: vector.tobytes() for name, vector in found.optimizer.items()} == {
+        name: vector.tobytes() for name, vector in averaged.optimizer.items()
+    }
+
+
+def test_without_an_average_the_model_is_the_weights(tmp_path: Path) -> None:
+    published = save(tmp_path, 7)
+    assert published.model == published.path / checkpoint.WEIGHTS
+    assert not (published.path / checkpoint.AVERAGE).exists()
 
 
 def test_an_optimizer_without_state_is_fine(tmp_path: Path) -> None:

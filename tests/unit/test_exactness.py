@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from worker.checkpoint import weights_digest
+from worker.objective import Scores
 from worker.reduce.segment import DIRECTORY, Segment
 from worker.replica import Leg, LegEnd, Replica, identity_of
 from worker.spec import JobSpec, parse_spec
@@ -174,6 +175,21 @@ def test_average_starts_with_the_weights_and_does_not_disturb_them(path: Path) -
         expected = 0.9 * expected + 0.1 * gang.segment.weights(step)
     np.testing.assert_allclose(gang.segment.state(STEPS)[-1], expected, rtol=1e-4, atol=1e-5)
     assert gang.digest() == train(job(optimizer=optimizer), 1, path)
+
+
+def test_an_averaged_job_is_judged_by_the_average(path: Path) -> None:
+    """Its scores are those of a plain job whose weights are the average."""
+
+    def scores(gang: Gang) -> dict[int, Scores]:
+        return {chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()}
+
+    gang = Gang(job(optimizer={"adamw": {"learning_rate": 0.1}, "ema": {"decay": 0.9}}), 2, path)
+    gang.run(STEPS)
+    plain = Gang(job(optimizer={"adamw": {}}), 2, path)
+    plain.segment.weights(0)[:] = gang.segment.weights(STEPS)
+    raw = scores(plain)
+    plain.segment.weights(0)[:] = gang.segment.state(STEPS)[-1]
+    assert scores(gang) == scores(plain) != raw
 
 
 def test_training_learns(path: Path) -> None:

@@ -248,9 +248,12 @@ class Lion(FusedRule):
         return learning_rate, shrink, self.beta1, 1 - self.beta1, self.beta2, 1 - self.beta2
 
 
+EMA = "ema"  # the name of the state vector that holds the average of the weights
+
+
 @dataclass(frozen=True)
 class Averaged(Rule):
-    """Another rule, and beside its weights their exponential moving average, for evaluation: e, named "ema".
+    """Another rule, and beside its weights their exponential moving average, for evaluation: e, named EMA.
 
     e = decay * e + (1 - decay) * w, of the next weights, from the first weights on (Polyak & Juditsky, 1992).
     """
@@ -263,12 +266,12 @@ class Averaged(Rule):
 
     def __post_init__(self) -> None:
         check_number("Averaged: decay", self.decay, below=1)
-        if "ema" in self.rule.state_names:
+        if EMA in self.rule.state_names:
             raise ValueError("Averaged: the rule keeps an average already")
 
     @property
     def state_names(self) -> tuple[str, ...]:
-        return (*self.rule.state_names, "ema")
+        return (*self.rule.state_names, EMA)
 
     def start(self, weights: Vector, state: Sequence[Vector]) -> None:
         self.rule.start(weights, state[:-1])

@@ -2,12 +2,22 @@ from service.pb.backprop.v1 import job_pb2 as _job_pb2
 from service.pb.backprop.v1 import spec_pb2 as _spec_pb2
 from google.protobuf import empty_pb2 as _empty_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ModelWeights(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    MODEL_WEIGHTS_UNSPECIFIED: _ClassVar[ModelWeights]
+    MODEL_WEIGHTS_RAW: _ClassVar[ModelWeights]
+    MODEL_WEIGHTS_EMA: _ClassVar[ModelWeights]
+MODEL_WEIGHTS_UNSPECIFIED: ModelWeights
+MODEL_WEIGHTS_RAW: ModelWeights
+MODEL_WEIGHTS_EMA: ModelWeights
 
 class CreateJobRequest(_message.Message):
     __slots__ = ("spec", "request_id", "validate_only")
@@ -64,10 +74,12 @@ class WatchJobRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., after_event_id: _Optional[int] = ...) -> None: ...
 
 class ExportModelRequest(_message.Message):
-    __slots__ = ("job_id",)
+    __slots__ = ("job_id", "weights")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
-    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+    weights: ModelWeights
+    def __init__(self, job_id: _Optional[str] = ..., weights: _Optional[_Union[ModelWeights, str]] = ...) -> None: ...
 
 class ExportModelResponse(_message.Message):
     __slots__ = ("chunk", "size_bytes")
