@@ -21,6 +21,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+KERNELS = "kernels"  # where in the data directory compiled kernels are kept
 DEFAULT_LISTEN = Address("127.0.0.1", 50051)
 DEFAULT_HTTP = Address("127.0.0.1", 8080)
 

@@ -185,6 +185,10 @@ def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
             message.checkpoint_failed.CopyFrom(job_pb2.CheckpointFailed(step=failed.step, error=failed.error))
         case jobs.WorkerLost() as lost:
             message.worker_lost.CopyFrom(job_pb2.WorkerLost(rank=lost.rank, step=lost.step, reason=lost.reason))
+        case jobs.CompilationStarted(rank):
+            message.compilation_started.CopyFrom(job_pb2.CompilationStarted(rank=rank))
+        case jobs.CompilationFinished(num_kernels, seconds):
+            message.compilation_finished.CopyFrom(job_pb2.CompilationFinished(num_kernels=num_kernels, seconds=seconds))
     return message
 
 

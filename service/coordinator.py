@@ -123,7 +123,7 @@ class _Coordinator:
         losses = 0
         while True:
             try:
-                return await WorkerGroup.start(self._order)
+                return await WorkerGroup.start(self._order, self._report)
             except WorkersLostError as lost:
                 losses += 1
                 self._lost(lost, 0)

@@ -213,7 +213,30 @@ class WorkerLost:
     reason: str
 
 
-Happening = StateChanged | Evaluation | CheckpointSaved | CheckpointFailed | WorkerLost
+@dataclass(frozen=True)
+class CompilationStarted:
+    """A worker compiles kernels that no job on this machine has needed before; the others wait for it."""
+
+    rank: int
+
+
+@dataclass(frozen=True)
+class CompilationFinished:
+    """The kernels are there, and in the cache for later jobs."""
+
+    num_kernels: int
+    seconds: float
+
+
+Happening = (
+    StateChanged
+    | Evaluation
+    | CheckpointSaved
+    | CheckpointFailed
+    | WorkerLost
+    | CompilationStarted
+    | CompilationFinished
+)
 
 
 @dataclass(frozen=True)

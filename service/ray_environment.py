@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from worker.process import ENVIRONMENT
 
@@ -27,8 +28,13 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
 }
 
 
-def prepare_local() -> None:
-    """Sets this process's environment, and with it that of all it starts; a second call changes nothing."""
+def prepare_local(*, kernels: Path | None = None) -> None:
+    """Sets this process's environment, and with it that of all it starts; a second call changes nothing.
+
+    `kernels` is where compiled kernels are kept, unless NUMBA_CACHE_DIR says so already; by default numba chooses.
+    """
+    if kernels is not None:
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(kernels))
     if os.environ.items() >= RAY_ENVIRONMENT.items():
         return
     assert "ray" not in sys.modules, "ray was imported before its environment was prepared"

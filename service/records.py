@@ -14,6 +14,8 @@ from typing import Any
 from service.jobs import (
     CheckpointFailed,
     CheckpointSaved,
+    CompilationFinished,
+    CompilationStarted,
     Evaluation,
     Happening,
     Job,
@@ -31,6 +33,8 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "checkpoint_saved": CheckpointSaved,
     "checkpoint_failed": CheckpointFailed,
     "worker_lost": WorkerLost,
+    "compilation_started": CompilationStarted,
+    "compilation_finished": CompilationFinished,
 }
 KINDS = {kind: name for name, kind in HAPPENINGS.items()}
 

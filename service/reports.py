@@ -12,6 +12,8 @@ from service import limits
 from service.jobs import (
     CheckpointFailed,
     CheckpointSaved,
+    CompilationFinished,
+    CompilationStarted,
     Evaluation,
     Happening,
     Job,
@@ -64,7 +66,7 @@ def absorb(job: Job, report: Report, *, now: float) -> Outcome:
             return lost, (report, *events)
         case Evaluation():
             return replace(job, evaluation=report), (report,)
-        case CheckpointSaved() | CheckpointFailed():
+        case CheckpointSaved() | CheckpointFailed() | CompilationStarted() | CompilationFinished():
             return job, (report,)
         case RunSucceeded() | RunFailed() | RunStopped() if cancelling:
             return move(job, Trigger.STOP, now=now, reason=StateReason.USER_REQUEST, message=BY_THE_USER)

@@ -11,7 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from service.jobs import CheckpointFailed, CheckpointSaved, Evaluation, Job, Progress, StateReason, WorkerLost
+from service.jobs import (
+    CheckpointFailed,
+    CheckpointSaved,
+    CompilationFinished,
+    CompilationStarted,
+    Evaluation,
+    Job,
+    Progress,
+    StateReason,
+    WorkerLost,
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,16 @@ class RunStopped:
 
 
 Report = (
-    RunStarted | WorkerLost | Evaluation | CheckpointSaved | CheckpointFailed | RunSucceeded | RunFailed | RunStopped
+    RunStarted
+    | WorkerLost
+    | Evaluation
+    | CheckpointSaved
+    | CheckpointFailed
+    | CompilationStarted
+    | CompilationFinished
+    | RunSucceeded
+    | RunFailed
+    | RunStopped
 )
 
 

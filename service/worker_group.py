@@ -7,7 +7,8 @@ plan was abandoned and every worker that lives has come back from it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, cast
@@ -16,6 +17,8 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
+from service.jobs import CompilationFinished, CompilationStarted
+from service.runs import Report
 from worker.actor import WorkerActor
 from worker.reduce.segment import Segment
 from worker.replica import Facts
@@ -59,18 +62,18 @@ class WorkerGroup:
     segment: Segment
     facts: Facts
 
-    def __init__(self, order: Order) -> None:
-        self._order = order
+    def __init__(self, order: Order, report: Callable[[Report], None]) -> None:
+        self._order, self._report = order, report
         self._workers: list[Worker] = []
         self._epoch_is_open = False
 
     @classmethod
-    async def start(cls, order: Order) -> Self:
+    async def start(cls, order: Order, report: Callable[[Report], None]) -> Self:
         """Workers with their data, the segment with the newest saved or the first weights, and all of them in it.
 
-        Raises RefusedError, WorkersLostError; nothing is left then.
+        What the workers compile is reported. Raises RefusedError, WorkersLostError; nothing is left then.
         """
-        group = cls(order)
+        group = cls(order, report)
         try:
             group._workers = [group._new_worker() for _ in range(order.num_workers)]
             group.facts = (await group._load(range(order.num_workers)))[0]
@@ -123,7 +126,24 @@ class WorkerGroup:
         for answer in answers:
             if not isinstance(answer, Facts):
                 raise RefusedError(answer)
+        await self._rehearse(ranks)
         return cast("list[Facts]", answers)
+
+    async def _rehearse(self, ranks: Sequence[int]) -> None:
+        """Has workers load their kernels. What the cache lacks one of them compiles, so that the others can load it."""
+
+        async def rehearse(ranks: Sequence[int], *, may_compile: bool) -> list[int | None]:
+            calls = {rank: self._workers[rank].rehearse.remote(may_compile=may_compile) for rank in ranks}
+            return await self._answers(calls) if calls else []
+
+        found = await rehearse(ranks, may_compile=False)
+        lacking = [rank for rank, num_kernels in zip(ranks, found, strict=True) if num_kernels is None]
+        if not lacking:
+            return
+        started = time.monotonic()
+        self._report(CompilationStarted(lacking[0]))
+        compiled = [*await rehearse(lacking[:1], may_compile=True), *await rehearse(lacking[1:], may_compile=True)]
+        self._report(CompilationFinished(sum(filter(None, compiled)), time.monotonic() - started))
 
     async def _join(self, ranks: Sequence[int]) -> None:
         await self._answers({rank: self._workers[rank].join.remote(self._order.segment, rank) for rank in ranks})

@@ -17,7 +17,9 @@ import pytest
 
 from service.ray_environment import prepare_local
 
-prepare_local()  # some tests start a real Ray cluster: its environment must stand before anyone imports ray or grpc
+# Some tests start a real Ray cluster: its environment must stand before anyone imports ray or grpc. Services with a
+# data directory of their own would compile everything anew.
+prepare_local(kernels=Path(__file__).parents[1] / ".pytest_cache" / "kernels")
 
 from service.config import Address, Settings
 from service.fake_cluster import FakeCluster

@@ -32,6 +32,9 @@ class _Worker:
             return error.violations
         return self._replica.facts
 
+    def rehearse(self, *, may_compile: bool) -> int | None:
+        return self._loaded.rehearse(may_compile=may_compile)
+
     def create_segment(self, path: Path, checkpoints: Path) -> int:
         return self._loaded.create_segment(path, checkpoints)
 

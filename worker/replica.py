@@ -1,7 +1,7 @@
 """One worker's part of a job: its copy of the model and the data, its place in the segment. No Ray here.
 
-The life of a replica: `load`, then `create_segment` on one of them and `join` on all, then `run` and `evaluate` as
-the coordinator says.
+The life of a replica: `load` and `rehearse`, then `create_segment` on one of them and `join` on all, then `run` and
+`evaluate` as the coordinator says.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from worker.recipe import recipe_of, spans_of
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.segment import Segment, Shape
 from worker.reduce.tree import assign, cross_joins
+from worker.rehearsal import rehearse
 from worker.spec import JobSpec
 from worker.step import TrainingStep
 from worker.update import NEVER, NonFiniteError, PhaseClock, RangeUpdate
@@ -106,6 +107,18 @@ class Replica:
     def load(cls, spec: JobSpec, *, num_workers: int) -> Replica:
         """A replica with its data read and its model built. Raises SpecError where the data does not work."""
         return cls(spec, source.load(spec), num_workers=num_workers)
+
+    def rehearse(self, *, may_compile: bool) -> int | None:
+        """Loads all kernels, before `join`: how many were compiled, None where some must be and may not."""
+        training = self._spec.training
+        return rehearse(
+            self._recipe,
+            self._flat,
+            self._dataset,
+            shard_size=training.global_batch_size // training.shards,
+            spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
+            may_compile=may_compile,
+        )
 
     def create_segment(self, path: Path, checkpoints: Path) -> int:
         """Creates the job's segment with the newest good checkpoint in it, or the first weights; returns the step."""

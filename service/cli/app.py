@@ -79,17 +79,18 @@ def serve(
     ] = None,
 ) -> None:
     """Run the service until Ctrl-C. Jobs that run are taken up again by the next start."""
+    from service.config import KERNELS, check_loopback, default_data_dir, parse_address
+    from service.config import Settings as ServiceSettings
     from service.ray_environment import prepare_local
 
+    directory = (data_dir or default_data_dir(os.environ, home=Path.home())).absolute()
     if ray_address is None:
-        prepare_local()  # before anything imports ray or grpc
+        prepare_local(kernels=directory / KERNELS)  # before anything imports ray, grpc or numba
     from service.cli.serving import serve_until_signalled
-    from service.config import Settings as ServiceSettings
-    from service.config import check_loopback, default_data_dir, parse_address
 
     serve_until_signalled(
         ServiceSettings(
-            data_dir=(data_dir or default_data_dir(os.environ, home=Path.home())).absolute(),
+            data_dir=directory,
             listen=check_loopback(parse_address(listen, option="--listen"), option="--listen"),
             http=None if http == "off" else check_loopback(parse_address(http, option="--http"), option="--http"),
             ray_address=ray_address,
@@ -110,9 +111,10 @@ def run(
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Train one job here and now: starts a service and Ray, follows the job, and stops everything again."""
+    from service.config import KERNELS
     from service.ray_environment import prepare_local
 
-    prepare_local()  # before anything imports ray or grpc
+    prepare_local(kernels=data_dir.absolute() / KERNELS)  # before anything imports ray, grpc or numba
     from service.cli.serving import run_here
     from service.jobfile import Override
 

@@ -108,6 +108,11 @@ def event_text(event: job_pb2.JobEvent) -> str:
         case "worker_lost":
             lost = event.worker_lost
             return f"worker {lost.rank} lost after step {lost.step}: {lost.reason}"
+        case "compilation_started":
+            return f"worker {event.compilation_started.rank} compiles kernels, for the first such job on this machine"
+        case "compilation_finished":
+            finished = event.compilation_finished
+            return f"compiled {finished.num_kernels} kernels in {span(finished.seconds)}"
         case "progress":
             return progress_text(event.progress)
     return "an event that this version of backprop does not know"

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "examples/digits.yaml")
 LONG = ["--set", "training.max_steps=6000", "--set", "checkpoint.every_steps=500", "--set", "workers.min=2"]
 SECONDS = 90.0
+COMPILATION = ["compilation_started", "compilation_finished"]
 
 
 def command(*arguments: str) -> list[str]:
@@ -154,6 +155,24 @@ def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path) 
     assert [event["event_id"] for event in events] == list(range(1, len(events) + 1))
     assert "SERVICE_RESTARTED" in [event["state_changed"]["reason"] for event in events if "state_changed" in event]
     assert model.read_bytes() == Path(undisturbed["model_path"]).read_bytes()
+
+
+def test_kernels_are_compiled_once_for_a_data_directory_and_the_events_say_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    settings = ["--set", "model.mlp.hidden=[]", "--set", "training.max_steps=60", "--set", "workers.min=2"]
+    with service(tmp_path / "data") as running:
+        arguments = ("submit", DIGITS, *settings, "--follow", "--output", "json")
+        events = [[json.loads(line) for line in running.call(*arguments).splitlines()] for _ in range(2)]
+    happened = [[name for event in run for name in ("state_changed", *COMPILATION) if name in event] for run in events]
+    assert [name for name in happened[0] if name in COMPILATION] == COMPILATION
+    assert happened[0].index(COMPILATION[-1]) < len(happened[0]) - 1, "it is over before the job runs"
+    (finished,) = (event["compilation_finished"] for event in events[0] if "compilation_finished" in event)
+    assert finished["num_kernels"] > 0
+    assert list((tmp_path / "data" / "kernels").rglob("*.nbc"))
+    assert not set(happened[1]) & set(COMPILATION)
+    assert events[0][-1]["weights_digest"] == events[1][-1]["weights_digest"]
 
 
 def test_ctrl_c_stops_everything(tmp_path: Path) -> None:

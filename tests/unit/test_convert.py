@@ -225,6 +225,8 @@ def test_a_nan_loss_survives_the_wire() -> None:
         jobs.CheckpointSaved(5, "/c", "ab", 3, 0.1),
         jobs.CheckpointFailed(5, "disk full"),
         jobs.WorkerLost(1, 5, "killed"),
+        jobs.CompilationStarted(1),
+        jobs.CompilationFinished(14, 9.5),
     ],
     ids=lambda happening: type(happening).__name__,
 )

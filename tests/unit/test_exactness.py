@@ -41,8 +41,18 @@ def path() -> Iterator[Path]:
 class Gang:
     """Workers of one job as threads."""
 
-    def __init__(self, spec: JobSpec, num_workers: int, path: Path, checkpoints: Path = Path("/nonexistent")) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        num_workers: int,
+        path: Path,
+        checkpoints: Path = Path("/nonexistent"),
+        *,
+        rehearsed: bool = False,
+    ) -> None:
         self.replicas = [Replica.load(spec, num_workers=num_workers) for _ in range(num_workers)]
+        for replica in self.replicas if rehearsed else []:
+            assert replica.rehearse(may_compile=True) is not None
         self.replicas[0].create_segment(path, checkpoints)
         for rank, replica in enumerate(self.replicas):
             replica.join(path, rank)
@@ -132,6 +142,13 @@ def test_gradient_checkpointing_changes_no_bit(model: str, path: Path) -> None:
 def test_a_checkpoint_serves_with_and_without_gradient_checkpointing() -> None:
     plain, checkpointed = (job(training={"gradient_checkpointing": again}) for again in (False, True))
     assert identity_of(plain) == identity_of(checkpointed) != identity_of(job(training={"seed": 4}))
+
+
+@pytest.mark.parametrize("name", ["cnn", "gpt, dropout", "bert", "ema"])
+def test_a_rehearsal_changes_no_bit(name: str, path: Path) -> None:
+    gang = Gang(JOBS[name], 2, path, rehearsed=True)
+    gang.run(STEPS)
+    assert gang.digest() == train(JOBS[name], 2, path)
 
 
 def test_dropout_changes_the_weights(path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from service.jobs import (
     CheckpointFailed,
     CheckpointSaved,
+    CompilationFinished,
+    CompilationStarted,
     Evaluation,
     Happening,
     Job,
@@ -54,6 +56,9 @@ ROWS: list[tuple[JobState, Report, JobState, list[Happening]]] = [
     (JobState.RUNNING, Evaluation(5, 0.5), JobState.RUNNING, [Evaluation(5, 0.5)]),
     (JobState.RUNNING, SAVED, JobState.RUNNING, [SAVED]),
     (JobState.RUNNING, CheckpointFailed(5, "full"), JobState.RUNNING, [CheckpointFailed(5, "full")]),
+    (JobState.STARTING, CompilationStarted(0), JobState.STARTING, [CompilationStarted(0)]),
+    (JobState.STARTING, CompilationFinished(14, 9.5), JobState.STARTING, [CompilationFinished(14, 9.5)]),
+    (JobState.RECOVERING, CompilationFinished(1, 0.5), JobState.RECOVERING, [CompilationFinished(1, 0.5)]),
     (JobState.RUNNING, SUCCEEDED, JobState.SUCCEEDED, [StateChanged(JobState.SUCCEEDED)]),
     (JobState.STARTING, SUCCEEDED, JobState.SUCCEEDED, [RUNNING, StateChanged(JobState.SUCCEEDED)]),
     (JobState.RECOVERING, SUCCEEDED, JobState.SUCCEEDED, [RUNNING, StateChanged(JobState.SUCCEEDED)]),

@@ -79,6 +79,14 @@ def test_numbers_that_are_none_are_shown() -> None:
             job_pb2.JobEvent(worker_lost=job_pb2.WorkerLost(rank=1, step=5, reason="killed")),
             "worker 1 lost after step 5: killed",
         ),
+        (
+            job_pb2.JobEvent(compilation_started=job_pb2.CompilationStarted(rank=1)),
+            "worker 1 compiles kernels, for the first such job on this machine",
+        ),
+        (
+            job_pb2.JobEvent(compilation_finished=job_pb2.CompilationFinished(num_kernels=14, seconds=9.53)),
+            "compiled 14 kernels in 9.5 s",
+        ),
         (job_pb2.JobEvent(), "an event that this version of backprop does not know"),
     ],
 )

@@ -21,6 +21,8 @@ from service.errors import AlreadyExists, NotFound, StartError, Unavailable
 from service.jobs import (
     CheckpointFailed,
     CheckpointSaved,
+    CompilationFinished,
+    CompilationStarted,
     Evaluation,
     Happening,
     Job,
@@ -43,6 +45,8 @@ HAPPENINGS: tuple[Happening, ...] = (
     CheckpointSaved(step=5, path="/x", weights_digest="ab", size_bytes=3, seconds=0.1),
     CheckpointFailed(step=5, error="disk full"),
     WorkerLost(rank=1, step=5, reason="killed: signal 9"),
+    CompilationStarted(rank=1),
+    CompilationFinished(num_kernels=14, seconds=9.5),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import llvmlite.binding
 from numba import njit
 from numba.core import config
+from numba.core.event import Event, Listener
 
 Kernel = Callable[..., Any]
 
@@ -30,6 +31,30 @@ def cpu_features() -> frozenset[str]:
     given: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]  # set as numba is imported
     features = given if given is not None else llvmlite.binding.get_host_cpu_features().flatten()
     return frozenset(name.removeprefix("+") for name in features.split(",") if name.startswith("+"))
+
+
+COMPILE = "numba:compile"  # the event around each compilation; loading a kernel from the cache is none
+
+
+class NotCompiledError(Exception):
+    """A kernel is not in the cache, and may not be compiled now."""
+
+
+class Compilations(Listener):
+    """Counts the kernels that are compiled while it listens; not `allowed`, it raises NotCompiledError at the first."""
+
+    def __init__(self, *, allowed: bool) -> None:
+        self.num_kernels = 0
+        self._is_allowed, self._depth = allowed, 0
+
+    def on_start(self, event: Event) -> None:
+        if not self._is_allowed:
+            raise NotCompiledError
+        self.num_kernels += self._depth == 0  # those that it calls are compiled within
+        self._depth += 1
+
+    def on_end(self, event: Event) -> None:
+        self._depth -= 1
 
 
 def compiled(function: Kernel) -> Kernel:
