@@ -142,7 +142,7 @@ def test_gradients_are_those_of_finite_differences(op: Op, case: Case) -> None:
             "reshape: x has shape (6,) (6 elements), which does not fit (4, -1)",
         ),
         (lambda: Tensor(np.zeros((2, 3))).sum(2), "sum: dim is 2 but x has 2 dimensions"),
-        (lambda: Tensor(np.zeros((2, 3))).sum((0, -2)), "sum: dim (0, -2) names a dimension twice"),
+        (lambda: Tensor(np.zeros((2, 3))).sum((0, -2)), "sum: dims (0, -2) name a dimension twice"),
         (lambda: Tensor([1, 2]).mean(), "mean: expected a floating-point tensor, got int64"),
         (lambda: Tensor(np.zeros((2, 3))).permute(0, 0), "permute: got dims (0, 0), expected each of the 2"),
     ],

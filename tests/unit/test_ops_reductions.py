@@ -282,7 +282,7 @@ def test_reducing_all_is_reducing_one_dimension_after_another(shape: tuple[int, 
     [
         (lambda x: x.prod(2), "prod: dim is 2 but x has 2 dimensions"),
         (lambda x: x.cumsum(-3), "cumsum: dim is -3 but x has 2 dimensions"),
-        (lambda x: x.var((0, -2)), "var: dim (0, -2) names a dimension twice"),
+        (lambda x: x.var((0, -2)), "var: dims (0, -2) name a dimension twice"),
         (lambda x: x[:0].amax(), "amax: x has shape (0, 3), expected at least one element along dim ()"),
         (lambda x: x[:0].min(0), "min: x has shape (0, 3), expected at least one element along dim 0"),
         (lambda x: x[:0].argmax(0), "argmax: x has shape (0, 3), expected at least one element along dim 0"),

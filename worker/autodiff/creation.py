@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from worker.autodiff.dims import Ints, ints
+from worker.autodiff.dimensions import Ints, ints
 from worker.autodiff.tensor import Tensor
 
 __all__ = [

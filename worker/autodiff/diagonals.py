@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worker.autodiff.dims import some_dims
+from worker.autodiff.dimensions import some_dims
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Tensor
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from worker.autodiff.dims import Ints, at, ints, is_several, one_dim, some_dims
+from worker.autodiff.dimensions import Ints, at, ints, is_several, one_dim, some_dims
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Index, Tensor
 

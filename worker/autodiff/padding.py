@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from worker.autodiff.dims import Ints, at, ints
+from worker.autodiff.dimensions import Ints, at, ints
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Tensor
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from worker.autodiff import kernels
-from worker.autodiff.dims import one_dim
+from worker.autodiff.dimensions import one_dim
 from worker.autodiff.graph import record
 from worker.autodiff.shape import broadcast_to, flatten
 from worker.autodiff.tensor import Array, Tensor

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from worker.autodiff.dims import Ints, at, ints, one_dim, some_dims
+from worker.autodiff.dimensions import Ints, at, ints, one_dim, some_dims
 from worker.autodiff.graph import record
 from worker.autodiff.tensor import Array, Index, Tensor
 
