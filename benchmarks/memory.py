@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.models import CLIP_NORM, LEARNING_RATE, WORKLOADS, Workload, batch_of, torch_model
+from benchmarks.workloads import CLIP_NORM, LEARNING_RATE, WORKLOADS, Workload, batch_of
 from worker.process import ENVIRONMENT
 
 MIB = 1024.0  # KiB; the kernel counts in these
@@ -69,33 +69,14 @@ def ours(workload: Workload, again: bool) -> Usage:
     """This project's step, as a worker does it."""
     import numpy as np
 
+    from benchmarks.ours import model_of
     from worker.autodiff import Tensor, kernels
-    from worker.autodiff import functional as F
-    from worker.models import Bert, Gpt, MaskedLanguageModel, Mlp
-    from worker.nn import FlatParameters, init
+    from worker.nn import FlatParameters
     from worker.optim import clip_scale, rules
     from worker.process import keep_freed_memory
 
     keep_freed_memory()
-    common: dict[str, Any] = {"gradient_checkpointing": again, "generator": init.generator(1)}
-    sizes = {"layers": workload.layers, "heads": workload.heads, "width": workload.width, "context": workload.time}
-    transformer: dict[str, Any] = {**sizes, **common}
-    model: Any
-    match workload.kind:
-        case "mlp":
-            model = Mlp(784, (512, 256), 10, **common)
-        case "gpt":
-            model = Gpt(workload.vocabulary, **transformer)
-        case _:
-            model = MaskedLanguageModel(Bert(workload.vocabulary, **transformer), generator=common["generator"])
-
-    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        if workload.only_masked:
-            loss: Tensor = model.loss(inputs, targets)
-            return loss
-        logits = model(inputs)
-        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
-
+    model, loss_of = model_of(workload, gradient_checkpointing=again)
     flat, rule = FlatParameters(model.parameters()), rules.Adam()
     weights, *state = (np.ones(flat.size, np.float32) for _ in range(1 + len(rule.state_names)))
     for vector in state:
@@ -119,6 +100,8 @@ def pytorch(workload: Workload, again: bool) -> Usage:
     """PyTorch eager with fused Adam; the gradients stay from step to step, as ours do."""
     import torch
     from torch.utils.checkpoint import checkpoint
+
+    from benchmarks.pytorch import torch_model
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
@@ -169,7 +152,12 @@ def _measure(sender: Connection, side: str, workload: Workload, again: bool) -> 
 def main() -> None:
     """Prints the table, model by model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=WORKLOADS, default=["gpt-large", "bert-large-masked"])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=[name for name in WORKLOADS if name != "cnn"],
+        default=["gpt-large", "bert-large-masked"],
+    )
     options = parser.parse_args()
     os.environ.update(ENVIRONMENT)  # read by the children when they import their libraries
     sides = ["backpropd", *(["PyTorch"] if find_spec("torch") else [])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,8 @@ REPORTED_STEPS = 3
 def side(rank: int, world: int, name: str, precision: Precision) -> Run:
     """Steps of a workload; reports the share in products, their GFLOP/s and those of a large product."""
     keep_freed_memory()
-    model, loss = model_of(WORKLOADS[name])
+    workload = WORKLOADS[name]
+    (model, loss), (inputs, targets) = model_of(workload), map(Tensor, batch_of(workload))
     flat, rule = FlatParameters(model.parameters()), rules.Adam()
     state = tuple(np.zeros(flat.size, np.float32) for _ in rule.state_names)
     gradient, num_steps = flat.views_of(flat.gradient), 0
@@ -49,7 +51,7 @@ def side(rank: int, world: int, name: str, precision: Precision) -> Run:
         num_steps += 1
         flat.bind_gradient(gradient)
         with autocast(precision):
-            value = loss()
+            value = loss(inputs, targets)
         value.backward()
         flat.fill_unused()
         scale = clip_scale(float(kernels.block_square_sums(flat.gradient).sum()), CLIP_NORM)
@@ -79,27 +81,33 @@ def side(rank: int, world: int, name: str, precision: Precision) -> Run:
     return timed(step, report)
 
 
-def model_of(workload: Workload) -> tuple[Module, Callable[[], Tensor]]:
-    """The model, and its loss over the workload's batch."""
+def model_of(workload: Workload, **options: Any) -> tuple[Module, Callable[[Tensor, Tensor], Tensor]]:
+    """The model, and its loss over inputs and targets; `options` are the model's own."""
     generator = init.generator(1)
-    inputs, targets = map(Tensor, batch_of(workload))
-    sizes = {"layers": workload.layers, "heads": workload.heads, "width": workload.width, "context": workload.time}
+    options |= {"generator": generator}
+    sizes = options | {"layers": workload.layers, "heads": workload.heads}
+    sizes |= {"width": workload.width, "context": workload.time}
     match workload.kind:
         case "mlp":
             first, *hidden, last = MLP_WIDTHS
-            mlp = Mlp(first, hidden, last, generator=generator)
-            return mlp, lambda: F.cross_entropy(mlp(inputs), targets)
+            return _judged(Mlp(first, hidden, last, **options))
         case "cnn":
-            cnn = _cnn(generator)
-            return cnn, lambda: F.cross_entropy(cnn(inputs), targets)
+            return _judged(_cnn(generator))
         case "gpt":
-            gpt = Gpt(workload.vocabulary, **sizes, generator=generator)
-            return gpt, lambda: gpt.loss(inputs, targets)
-    bert = MaskedLanguageModel(Bert(workload.vocabulary, **sizes, generator=generator), generator=generator)
-    if workload.only_masked:
-        return bert, lambda: bert.loss(inputs, targets)
-    rows = targets.reshape(-1)
-    return bert, lambda: F.cross_entropy(bert(inputs).reshape(-1, workload.vocabulary), rows)
+            gpt = Gpt(workload.vocabulary, **sizes)
+            return gpt, gpt.loss
+    bert = MaskedLanguageModel(Bert(workload.vocabulary, **sizes), generator=generator)
+    return (bert, bert.loss) if workload.only_masked else _judged(bert)
+
+
+def _judged(model: Module) -> tuple[Module, Callable[[Tensor, Tensor], Tensor]]:
+    """A model of classes with its loss; targets of -100 do not count."""
+
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        logits = model(inputs)
+        return F.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+    return model, loss
 
 
 def _cnn(generator: np.random.Generator) -> Module:
