@@ -120,9 +120,16 @@ async def test_a_killed_worker_changes_nothing_but_the_events(cluster: RayCluste
     assert watcher.digest == undisturbed.digest
 
 
-async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(cluster: RayCluster, tmp_path: Path) -> None:
-    spec = job(3000, optimizer={"adam": {}, "ema": {"decay": 0.99}})
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(
+    cluster: RayCluster, tmp_path: Path, precision: str
+) -> None:
+    # Targets far from 0, so that in fp16 the loss scale has moved by then, and a run without it would differ.
+    data = {"synthetic": {"task": "regression", "samples": 2000, "features": 40, "outputs": 5, "noise": 50.0}}
+    training = {"global_batch_size": 48, "shards": 4, "max_steps": 3000, "clip_norm": 1.0, "precision": precision}
+    spec = job(data=data, training=training, optimizer={"adam": {}, "ema": {"decay": 0.99}})
     undisturbed = await train(cluster, spec, 2, tmp_path / "undisturbed")
+    assert any(sample.is_non_finite for sample in undisturbed.steps) == (precision == "fp16")
     watcher = Watcher(await cluster.launch(spec, 2, tmp_path / "killed"))
     await watcher.until(CheckpointSaved)
     os.kill(processes_named("Coordinator")[0], signal.SIGKILL)
