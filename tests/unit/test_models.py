@@ -55,11 +55,12 @@ class TestGpt:
         assert FlatParameters(model.parameters()).size == V * C + T * C + 2 * per_layer + 2 * C
         assert not any("head" in name for name in model.state_dict())
 
-    def test_starts_as_gpt2_does(self) -> None:
-        model = Gpt(300, layers=8, heads=2, width=128, context=8, generator=init.generator(1))
+    @pytest.mark.parametrize(("width", "std"), [(48, 0.08), (192, 0.04), (768, 0.02)])
+    def test_starts_as_gpt2_does_at_its_width(self, width: int, std: float) -> None:
+        model = Gpt(300, layers=2, heads=2, width=width, context=50, generator=init.generator(1))
         for name, array in model.state_dict().items():
             is_residual = name.endswith(("out_proj.weight", "linear2.weight"))
-            expected = 0.0 if array.ndim == 1 else 0.02 / 4 if is_residual else 0.02
+            expected = 0.0 if array.ndim == 1 else 0.02 if "embedding" in name else std / 2 if is_residual else std
             assert array.std() == pytest.approx(expected, rel=0.05), name
 
     def test_logits_depend_on_the_past_only(self) -> None:

@@ -5,6 +5,7 @@ Shapes: B batch, T time, V vocabulary, C width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from operator import call
@@ -19,14 +20,15 @@ from worker.autodiff.tensor import Array
 from worker.nn import Embedding, LayerNorm, Linear, Module, Sequential, TransformerEncoderLayer, init
 from worker.nn.attention import dropout
 
-WEIGHT_STD = 0.02
+EMBEDDING_STD = 0.02
 
 
 class Gpt(Module):
     """tokens (B, T) -> logits (B, T, V), where T is at most `context`.
 
     Pre-norm layers of `width` with GELU by tanh, learned positions, and one weight for the tokens' embedding and the
-    logits. Weights start normal with std 0.02, those that end a residual branch smaller (init.scaled_residual_).
+    logits. Embeddings start normal with std 0.02, the weights of layers as `weight_std` says, those that end a residual
+    branch smaller (init.scaled_residual_).
     With gradient_checkpointing a layer keeps its input alone and is computed again in the backward pass.
     """
 
@@ -62,7 +64,7 @@ class Gpt(Module):
             )
         )
         self.norm = LayerNorm(width)
-        self._start(layers, generator)
+        self._start(layers, weight_std(width), generator)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self._logits(self._hidden(tokens))
@@ -145,18 +147,27 @@ class Gpt(Module):
     def _logits(self, hidden: Tensor) -> Tensor:
         return F.linear(hidden, self.token_embedding.weight)
 
-    def _start(self, layers: int, generator: np.random.Generator) -> None:
+    def _start(self, layers: int, std: float, generator: np.random.Generator) -> None:
         for module in self.modules():
             match module:
                 case Embedding():
-                    init.normal_(module.weight, std=WEIGHT_STD, generator=generator)
+                    init.normal_(module.weight, std=EMBEDDING_STD, generator=generator)
                 case TransformerEncoderLayer():
-                    init.normal_(module.self_attn.in_proj_weight, std=WEIGHT_STD, generator=generator)
-                    init.normal_(module.linear1.weight, std=WEIGHT_STD, generator=generator)
-                    init.scaled_residual_(module.self_attn.out_proj.weight, layers, WEIGHT_STD, generator=generator)
-                    init.scaled_residual_(module.linear2.weight, layers, WEIGHT_STD, generator=generator)
+                    init.normal_(module.self_attn.in_proj_weight, std=std, generator=generator)
+                    init.normal_(module.linear1.weight, std=std, generator=generator)
+                    init.scaled_residual_(module.self_attn.out_proj.weight, layers, std, generator=generator)
+                    init.scaled_residual_(module.linear2.weight, layers, std, generator=generator)
                 case Linear() if module.bias is not None:
                     init.zeros_(module.bias)
+
+
+def weight_std(width: int) -> float:
+    """0.02 at the width of GPT-2, 768, and larger in a narrower model by the root of how much narrower it is.
+
+    So what a layer makes of a normalised input starts as large as it does in GPT-2. With 0.02 at any width a narrow
+    model starts with too little of it, and learns the slower.
+    """
+    return 0.02 * math.sqrt(768 / width)
 
 
 _LAYER_NAMES = {
