@@ -11,20 +11,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 import ray
 
-from service.jobs import CheckpointFailed, CheckpointSaved, Evaluation, StateReason, WorkerLost
+from service.checkpoint_writer import CheckpointWriter, one_line
+from service.jobs import Evaluation, StateReason, WorkerLost
 from service.observer import SegmentObserver
 from service.runs import News, Report, RunFailed, RunStarted, RunStopped, RunSucceeded
 from service.worker_group import Order, RefusedError, WorkerGroup, WorkersLostError
-from worker import checkpoint
 from worker.objective import Scores
-from worker.replica import Leg, LegEnd, identity_of
+from worker.replica import Leg, LegEnd
 from worker.spec import JobSpec
 
 MAX_LOSSES_WITHOUT_A_STEP = 3  # a job that kills its workers again and again must not do so for ever
@@ -86,7 +84,7 @@ class _Coordinator:
             self._report(RunFailed(StateReason.TOO_MANY_FAILURES, str(lost)))
         except Exception as error:
             logger.exception("job %s", self._order.job_id)
-            self._report(RunFailed(StateReason.INTERNAL, _one_line(error)))
+            self._report(RunFailed(StateReason.INTERNAL, one_line(error)))
         finally:
             if self._group is not None:
                 self._group.end()
@@ -186,60 +184,6 @@ class _Coordinator:
     def _report(self, report: Report) -> None:
         self._reports.append(report)
         self._has_news.set()
-
-
-class CheckpointWriter:
-    """Writes a job's checkpoints beside its training, one at a time."""
-
-    def __init__(self, spec: JobSpec, order: Order, group: WorkerGroup) -> None:
-        self._spec, self._order, self._group = spec, order, group
-        self._writing: asyncio.Task[checkpoint.Published | None] | None = None
-
-    async def start(self, report: Callable[[Report], None]) -> None:
-        """Copies the committed state, which stands still now, and writes it to disk while training goes on."""
-        await self.wait()
-        self._writing = asyncio.create_task(self._write(self._snapshot(), report))
-
-    async def wait(self) -> checkpoint.Published | None:
-        """The checkpoint that was started last, once it is there; None where it could not be written."""
-        return None if self._writing is None else await self._writing
-
-    def _snapshot(self) -> checkpoint.TrainingState:
-        segment = self._group.segment
-        step = segment.control.committed
-        states = zip(self._group.facts.state_names, segment.state(step), strict=True)
-        return checkpoint.TrainingState(
-            step,
-            segment.weights(step).copy(),
-            {name: vector.copy() for name, vector in states},
-            segment.control.loss_scale(step),
-        )
-
-    async def _write(
-        self, state: checkpoint.TrainingState, report: Callable[[Report], None]
-    ) -> checkpoint.Published | None:
-        started = time.monotonic()
-        try:
-            published = await asyncio.to_thread(
-                checkpoint.publish,
-                self._order.checkpoints,
-                state,
-                tensors=self._group.facts.tensors,
-                description=self._group.facts.description,
-                job=identity_of(self._spec),
-                keep=self._spec.checkpoint.keep,
-            )
-        except OSError as error:
-            report(CheckpointFailed(state.step, _one_line(error)))
-            return None
-        seconds = time.monotonic() - started
-        digest, size = published.weights_digest, published.size_bytes
-        report(CheckpointSaved(state.step, str(published.path), digest, size, seconds))
-        return published
-
-
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 CoordinatorActor = ray.remote(num_cpus=0, max_restarts=0)(_Coordinator)
