@@ -25,14 +25,16 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     from worker.nn import Sequential
     from worker.objective import Objective
     from worker.optim import rules
+    from worker.phases import PhaseClock
+    from worker.plan import even_plan
     from worker.recipe import Recipe
     from worker.reduce.barrier import Barrier
     from worker.reduce.segment import Segment, SegmentError, Shape
-    from worker.reduce.tree import assign, cross_joins
+    from worker.reduce.tree import cross_joins
     from worker.spec import NonFinitePolicy
-    from worker.update import NEVER, PhaseClock, RangeUpdate
+    from worker.update import NEVER, RangeUpdate
 
-    shape = Shape(num_parameters, num_states=2, num_shards=world, num_workers=world, slots_per_worker=1)
+    shape = Shape(num_parameters, num_states=2, num_shards=world, num_seats=world, num_slots=world)
     if rank == 0:
         created = Segment.create(path, shape)
         created.control.last_step = NEVER
@@ -43,7 +45,7 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
             break
         except (FileNotFoundError, SegmentError):
             time.sleep(0.01)
-    segment.gradient(rank, 0)[:] = np.random.default_rng(rank).standard_normal(num_parameters, np.float32)
+    segment.gradient(rank)[:] = np.random.default_rng(rank).standard_normal(num_parameters, np.float32)
     recipe = Recipe(
         model=Sequential(),
         objective=Objective(lambda model, batch: (Tensor(batch.inputs), batch.targets), has_classes=False),
@@ -52,25 +54,25 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
         clip_norm=CLIP_NORM,
         on_non_finite=NonFinitePolicy.FAIL,
     )
-    plans = [assign(worker, num_workers=world, num_shards=world) for worker in range(world)]
-    barrier = Barrier(segment.control, rank, num_workers=world, epoch=0)
-    clock = PhaseClock(segment.control.phase_seconds[rank])
+    plan = even_plan(range(world), num_shards=world, epoch=0)
+    barrier = Barrier(segment.control, rank, members=plan.members, epoch=plan.epoch)
     update = RangeUpdate(
         recipe,
         segment,
-        rank=rank,
-        joins=cross_joins(plans, 1),
+        place=rank,
+        num_members=world,
+        joins=cross_joins(plan.assignments()),
         spans=[(0, num_parameters, recipe.rule)],
         barrier=barrier,
-        clock=clock,
+        clock=PhaseClock(segment.control, rank),
     )
-    original = segment.gradient(rank, 0).copy()
+    original = segment.gradient(rank).copy()
 
     def run(num_steps: int) -> list[float]:
         path.unlink(missing_ok=True)  # everyone has it mapped
         seconds = []
         for _ in range(num_steps):
-            segment.gradient(rank, 0)[:] = original  # a fresh gradient, not timed
+            segment.gradient(rank)[:] = original  # a fresh gradient, not timed
             barrier.wait()
             started = time.perf_counter()
             update(segment.control.committed)

@@ -26,6 +26,7 @@ BATCH_A_WORKER, SAMPLES, CLIP_NORM = 128, 12_800, 1.0
 
 def ours(rank: int, world: int, segment: Path, shards: int) -> Run:
     """This project's worker."""
+    from worker.plan import even_plan
     from worker.process import keep_freed_memory
     from worker.reduce.segment import RING_STEPS, Segment
     from worker.replica import Replica
@@ -38,16 +39,17 @@ def ours(rank: int, world: int, segment: Path, shards: int) -> Run:
         "optimizer": {"adam": {}},
         "training": {"global_batch_size": BATCH_A_WORKER * world, "shards": shards, "clip_norm": CLIP_NORM},
     }
-    replica = Replica.load(parse_spec(document), num_workers=world)
+    replica = Replica.load(parse_spec(document), capacity=world)
     if rank == 0:
         replica.create_segment(segment, Path("/nonexistent"))
     join_when_there(replica, segment, rank)
     control = Segment.attach(segment, replica.facts.shape).control
+    plan = even_plan(range(world), num_shards=shards, epoch=control.epoch)
 
     def run(num_steps: int) -> list[float]:
         segment.unlink(missing_ok=True)  # everyone has it mapped
         first = control.committed
-        replica.run(first + num_steps, epoch=control.epoch)
+        replica.run(first + num_steps, plan)
         return [float(control.ring[step % RING_STEPS][4]) for step in range(first + 1, first + num_steps + 1)]
 
     return run

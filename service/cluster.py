@@ -35,8 +35,8 @@ class ClusterError(Exception):
 class RayRun:
     """A run on the Ray cluster: its coordinator actor, which owns the workers."""
 
-    def __init__(self, coordinator: ActorHandle[Any], segment: Path) -> None:
-        self._coordinator, self._segment = coordinator, segment
+    def __init__(self, coordinator: ActorHandle[Any], segment: Path, *, capacity: int) -> None:
+        self._coordinator, self._segment, self._capacity = coordinator, segment, capacity
 
     async def news(self) -> News:
         """What happened since the last call. Raises RunLostError when the coordinator is dead."""
@@ -46,10 +46,23 @@ class RayRun:
             raise RunLostError(" ".join(str(error).split())[:200]) from error
         return news
 
+    async def scale(self, workers: int) -> None:
+        """Sets the number of workers wanted. Raises RunLostError, and ValueError where the segment has no such room."""
+        if not 1 <= workers <= self._capacity:
+            raise ValueError(f"workers: got {workers}, expected 1 to {self._capacity}")
+        await self._ask("scale", workers)
+
+    async def pause(self) -> None:
+        """Asks the run to stop and save what it has; a RunPaused report follows. Raises RunLostError."""
+        await self._ask("pause")
+
     async def cancel(self) -> None:
-        """Asks the run to stop; a RunStopped report follows."""
+        """Asks the run to stop; a RunStopped report follows. Raises RunLostError."""
+        await self._ask("cancel")
+
+    async def _ask(self, method: str, *arguments: object) -> None:
         try:
-            await self._coordinator.cancel.remote()
+            await getattr(self._coordinator, method).remote(*arguments)
         except RayError as error:
             raise RunLostError("the coordinator died") from error
 
@@ -96,6 +109,8 @@ class RayCluster:
             job_id=job.job_id,
             spec_json=job.spec.model_dump_json(),
             num_workers=workers,
+            min_workers=min(job.spec.workers.min, workers),
+            capacity=max(workers, min(job.spec.workers.max, self._largest_node_slots)),
             segment=segment,
             checkpoints=directory / "checkpoints",
             worker_options={"num_cpus": 1, "scheduling_strategy": placement},
@@ -109,7 +124,7 @@ class RayCluster:
         except BaseException:  # the service waits no longer: nobody would ever close this run
             ray.kill(coordinator)
             raise
-        return RayRun(coordinator, segment)
+        return RayRun(coordinator, segment, capacity=order.capacity)
 
     async def close(self) -> None:
         """Disconnects; a local cluster is ended, and its files and shared memory are removed."""

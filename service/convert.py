@@ -184,7 +184,13 @@ def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
         case jobs.CheckpointFailed() as failed:
             message.checkpoint_failed.CopyFrom(job_pb2.CheckpointFailed(step=failed.step, error=failed.error))
         case jobs.WorkerLost() as lost:
-            message.worker_lost.CopyFrom(job_pb2.WorkerLost(rank=lost.rank, step=lost.step, reason=lost.reason))
+            message.worker_lost.CopyFrom(
+                job_pb2.WorkerLost(rank=lost.rank, step=lost.step, reason=lost.reason, phase=lost.phase)
+            )
+        case jobs.WorkersChanged(workers, step, reason=text):
+            message.workers_changed.CopyFrom(job_pb2.WorkersChanged(workers=workers, step=step, reason=text))
+        case jobs.WorkerSlow(rank, step, times, shards):
+            message.worker_slow.CopyFrom(job_pb2.WorkerSlow(rank=rank, step=step, times=times, shards=shards))
         case jobs.CompilationStarted(rank):
             message.compilation_started.CopyFrom(job_pb2.CompilationStarted(rank=rank))
         case jobs.CompilationFinished(num_kernels, seconds):

@@ -1,9 +1,10 @@
 """The coordinator of one running job: observe, plan, act. A Ray actor of its own beside the job's workers.
 
-It starts the workers and lets them train leg by leg: a leg is a run of steps up to the next evaluation or checkpoint,
-in which the workers need nobody. Between legs the committed weights stand still and are evaluated and copied;
-checkpoints are written while the next leg runs. A lost worker ends the leg for all; it is replaced, and the next leg
-goes on from the last committed step. What happens goes to the service as `News`.
+It lets the workers train leg by leg: a leg is a run of steps up to the next evaluation or checkpoint, in which the
+workers need nobody. Between legs the committed weights stand still and are evaluated and copied; checkpoints are
+written while the next leg runs. Workers come and go between legs: whoever is ready takes part in the next plan, and
+asks for a leg's end to do so. A lost worker ends the leg for all; those that are left do the step again at once, and
+a new one is started in the background. What happens goes to the service as `News`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from dataclasses import replace
 import ray
 
 from service.checkpoint_writer import CheckpointWriter, one_line
-from service.jobs import Evaluation, StateReason, WorkerLost
+from service.jobs import Evaluation, StateReason, WorkerLost, WorkersChanged, WorkerSlow
+from service.losses import Losses
+from service.membership import Team, decide
 from service.observer import SegmentObserver
-from service.runs import News, Report, RunFailed, RunStarted, RunStopped, RunSucceeded
-from service.worker_group import Order, RefusedError, WorkerGroup, WorkersLostError
-from worker.objective import Scores
-from worker.replica import Leg, LegEnd
+from service.runs import News, Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
+from service.seats import Standing
+from service.worker_group import Order, RefusedError, WorkerGroup
+from worker.plan import Plan
+from worker.replica import LegEnd
 from worker.spec import JobSpec
 
-MAX_LOSSES_WITHOUT_A_STEP = 3  # a job that kills its workers again and again must not do so for ever
 MAX_EXPONENT = 700.0  # exp of more is no float64
 NEWS_SECONDS = 0.2  # how long a question for news waits for something to happen
 
@@ -36,9 +39,15 @@ class _Coordinator:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._spec = JobSpec.model_validate_json(order.spec_json)
-        self._group: WorkerGroup | None = None
+        self._group = WorkerGroup(order, self._report)
+        self._losses = Losses()
+        self._wanted = order.num_workers
+        self._may_start_at = 0.0
+        self._members: frozenset[int] = frozenset()  # as last reported
+        self._slow: frozenset[int] = frozenset()
+        self._has_begun = self._is_cancelled = self._is_pausing = False
         self._observer: SegmentObserver | None = None
-        self._is_cancelled = False
+        self._steps_redone = 0
         self._reports: list[Report] = []
         self._has_news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -58,14 +67,23 @@ class _Coordinator:
         if self._observer is None:
             return News(reports)
         steps, phase_seconds = self._observer.read()
-        workers = 0 if self._group is None else len(self._group)
-        return News(reports, replace(self._observer.progress, current_workers=workers), steps, phase_seconds)
+        progress = replace(self._observer.progress, current_workers=len(self._group))
+        return News(reports, progress, steps, phase_seconds, self._steps_redone)
+
+    async def scale(self, workers: int) -> None:
+        """From the next step boundary on, or when they are ready, so many workers train."""
+        self._wanted = workers
+        self._group.request_boundary()
+
+    async def pause(self) -> None:
+        """Stops at the next step boundary and saves what is committed there."""
+        self._is_pausing = True
+        self._group.request_boundary()
 
     async def cancel(self) -> None:
         """Stops at the next step boundary."""
         self._is_cancelled = True
-        if self._group is not None:
-            self._group.segment.control.stop_requested = True
+        self._group.request_boundary()
 
     async def close(self) -> None:
         """Ends the run, its workers and its segment."""
@@ -80,87 +98,121 @@ class _Coordinator:
             self._report(await self._train())
         except RefusedError as refused:
             self._report(RunFailed(StateReason.INVALID_JOB, str(refused)))
-        except WorkersLostError as lost:
-            self._report(RunFailed(StateReason.TOO_MANY_FAILURES, str(lost)))
         except Exception as error:
             logger.exception("job %s", self._order.job_id)
             self._report(RunFailed(StateReason.INTERNAL, one_line(error)))
         finally:
-            if self._group is not None:
-                self._group.end()
+            await self._group.end()
 
     async def _train(self) -> Report:
         """From the first or the newest saved step to the last, and how it ended."""
-        self._group = group = await self._start()
-        control = group.segment.control
-        self._observer = SegmentObserver(group.segment, self._spec)
-        self._started(group)
+        group, total, evaluated = self._group, self._spec.training.max_steps, -1
         writer = CheckpointWriter(self._spec, self._order, group)
-        total, losses, evaluated = self._spec.training.max_steps, 0, -1
-        while not self._is_cancelled:
-            committed = control.committed
-            try:
-                if evaluated != committed and self._is_due(committed, self._spec.evaluation.every_steps):
-                    self._report(await self._evaluate(group))
-                    evaluated = committed
-                if committed == total:
-                    return await self._finish(writer)
-                legs: list[Leg] = await group.run(self._next_boundary(committed))
-            except WorkersLostError as lost:
-                losses = 1 if control.committed > committed else losses + 1
-                await self._replace(group, lost, losses)
+        while True:
+            group.changed.clear()
+            verdict = await self._take_losses()
+            if verdict is not None:
+                return verdict
+            if self._is_cancelled:
+                return RunStopped()
+            if self._is_pausing:
+                return await self._pause(writer)
+            if not await self._gather():
+                await group.changed.wait()
                 continue
+            committed = group.committed
+            if evaluated != committed and self._is_due(committed, self._spec.evaluation.every_steps):
+                evaluation = await self._evaluate()
+                if evaluation is None:
+                    continue
+                self._report(evaluation)
+                evaluated = committed
+            if committed == total:
+                return await self._finish(writer)
+            legs = await group.run(self._next_boundary(committed))
+            self._steps_redone += group.step_was_redone
             broken = [leg for leg in legs if leg.end is LegEnd.NON_FINITE]
             if broken:
                 return RunFailed(StateReason.NON_FINITE, broken[0].message)
-            if control.committed < total and self._is_due(control.committed, self._spec.checkpoint.every_steps):
+            before, committed = committed, group.committed
+            if before < committed < total and self._is_due(committed, self._spec.checkpoint.every_steps):
                 await writer.start(self._report)
-        return RunStopped()
 
-    async def _start(self) -> WorkerGroup:
-        losses = 0
-        while True:
-            try:
-                return await WorkerGroup.start(self._order, self._report)
-            except WorkersLostError as lost:
-                losses += 1
-                self._lost(lost, 0)
-                if losses > MAX_LOSSES_WITHOUT_A_STEP:
-                    raise
+    async def _take_losses(self) -> RunFailed | None:
+        """Tells of the workers that were lost; the verdict where that is the job's own fault."""
+        group = self._group
+        losses = await group.take_losses()
+        if not losses:
+            return None
+        step = group.committed
+        for loss in losses:
+            self._report(WorkerLost(loss.seat, step, loss.cause, loss.stage))
+        self._members = frozenset()  # the job recovers: it is to be told that it runs again
+        verdict = self._losses.note(losses, committed=step, has_members=len(group) > 0)
+        if pause := self._losses.pause_seconds:
+            loop = asyncio.get_running_loop()
+            self._may_start_at = loop.time() + pause
+            loop.call_later(pause, group.request_boundary)
+        return verdict
 
-    def _started(self, group: WorkerGroup) -> None:
-        self._report(RunStarted(len(group), group.facts.shape.num_parameters, group.segment.control.committed))
+    async def _gather(self) -> bool:
+        """Decides who takes part, starts who is missing, ends who is not needed; whether the next leg can begin."""
+        group = self._group
+        team = Team(
+            capacity=self._order.capacity,
+            wanted=self._wanted,
+            members=group.seats(Standing.MEMBER),
+            ready=group.seats(Standing.READY),
+            starting=group.seats(Standing.STARTING),
+            at_least=1 if self._has_begun else self._order.min_workers,
+            may_start=asyncio.get_running_loop().time() >= self._may_start_at,
+        )
+        decided = decide(team)
+        group.start(decided.start, on_ready=self._losses.note_start)
+        await group.dismiss(decided.leave)
+        if not decided.members:
+            return False
+        self._tell(group.open_plan(decided.members), decided.reason)
+        return True
 
-    def _lost(self, lost: WorkersLostError, step: int) -> None:
-        for rank in lost.ranks:
-            self._report(WorkerLost(rank, step, lost.cause))
+    def _tell(self, plan: Plan, reason: str) -> None:
+        """Tells of a plan what is new in it."""
+        group, committed = self._group, self._group.committed
+        if self._observer is None:
+            self._observer = SegmentObserver(group.segment, self._spec)
+        if self._has_begun and reason:
+            self._report(WorkersChanged(len(plan.members), committed, reason))
+        if self._members != frozenset(plan.members):
+            self._report(RunStarted(len(plan.members), group.facts.shape.num_parameters, committed))
+        for seat in sorted(group.paces.speeds.keys() - self._slow):
+            shards = plan.shares[plan.place_of(seat)]
+            self._report(WorkerSlow(seat, committed, 1 / group.paces.speeds[seat], shards))
+        self._slow, self._members, self._has_begun = frozenset(group.paces.speeds), frozenset(plan.members), True
 
-    async def _evaluate(self, group: WorkerGroup) -> Evaluation:
+    async def _evaluate(self) -> Evaluation | None:
         """The committed weights on the held-out samples; sums over chunks in their order, whoever computed them."""
-        answers: list[dict[int, Scores]] = await group.all("evaluate")
+        group = self._group
+        answers = await group.evaluate()
+        if answers is None:
+            return None
         by_chunk = {chunk: scores for answer in answers for chunk, scores in answer.items()}
         chunks, objective = [by_chunk[chunk] for chunk in sorted(by_chunk)], group.facts.objective
         num_losses = sum(scores.num_losses for scores in chunks)
         loss = math.fsum(scores.loss_sum for scores in chunks) / num_losses
         return Evaluation(
-            group.segment.control.committed,
+            group.committed,
             loss,
             accuracy=sum(scores.num_correct for scores in chunks) / num_losses if objective.has_classes else None,
             perplexity=math.exp(min(loss, MAX_EXPONENT)) if objective.is_per_token else None,
         )
 
-    async def _replace(self, group: WorkerGroup, lost: WorkersLostError, losses: int) -> None:
-        """New workers for lost ones; `losses` is how often in a row this happened without a step between."""
-        while True:
-            self._lost(lost, group.segment.control.committed)
-            if losses > MAX_LOSSES_WITHOUT_A_STEP:
-                raise lost
-            try:
-                await group.replace(lost.ranks)
-                break
-            except WorkersLostError as again:
-                lost, losses = again, losses + 1
-        self._started(group)
+    async def _pause(self, writer: CheckpointWriter) -> RunPaused:
+        """The end of a run that goes on one day, from its newest checkpoint."""
+        if not self._has_begun:
+            return RunPaused(self._group.committed)
+        await writer.start(self._report)
+        await writer.wait()
+        return RunPaused(self._group.committed)
 
     async def _finish(self, writer: CheckpointWriter) -> Report:
         """The last checkpoint is the model."""

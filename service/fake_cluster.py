@@ -12,9 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.jobs import CheckpointSaved, Evaluation, Job, Progress, StateReason, WorkerLost
+from service.jobs import CheckpointSaved, Evaluation, Job, Progress, StateReason, WorkerLost, WorkersChanged
 from service.records import spec_digest
-from service.runs import News, Report, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
+from service.runs import (
+    News,
+    Report,
+    RunFailed,
+    RunLostError,
+    RunPaused,
+    RunStarted,
+    RunStopped,
+    RunSucceeded,
+    StepSample,
+)
 from worker.spec import JobSpec, WorkersSpec
 
 CHECKPOINT = "fake-checkpoint"
@@ -56,7 +66,8 @@ class FakeRun:
         self._job, self._workers, self._directory = job, workers, directory
         self._script, self._gate = script, gate
         self._step = 0
-        self._is_started = self._is_cancelled = self._has_lost_worker = False
+        self._is_started = self._is_cancelled = self._is_pausing = self._has_lost_worker = False
+        self._wanted = workers
         self.is_closed = False
 
     async def news(self) -> News:
@@ -67,6 +78,8 @@ class FakeRun:
             return self._start()
         if self._is_cancelled and not script.ignore_cancel:
             return News((RunStopped(),), self._progress())
+        if self._is_pausing:
+            return News((self._save(self._step), RunPaused(self._step)), self._progress())
         first, self._step = self._step, min(self._step + script.steps_per_news, self._total)
         for limit in (
             script.lose_worker_at,
@@ -106,6 +119,9 @@ class FakeRun:
             self._has_lost_worker = True
             reports.append(WorkerLost(rank=1, step=self._step, reason="killed: signal 9"))
             reports.append(RunStarted(self._workers, NUM_PARAMETERS, self._step))
+        if self._workers != self._wanted:
+            self._workers = self._wanted
+            reports.append(WorkersChanged(self._workers, first, f"scaled to {self._workers}"))
         done = self._total in seen
         for step in seen:
             if (done and step == self._total) or is_due(step, spec.evaluation.every_steps):
@@ -134,6 +150,15 @@ class FakeRun:
     def _progress(self) -> Progress:
         loss = 1 / self._step if self._step else None
         return Progress(self._step, loss, 1000.0, (self._total - self._step) / 100, self._workers)
+
+    async def scale(self, workers: int) -> None:
+        """See runs.Run."""
+        assert 1 <= workers <= self._job.spec.workers.max, "scaled beyond what the job's segment has room for"
+        self._wanted = workers
+
+    async def pause(self) -> None:
+        """See runs.Run."""
+        self._is_pausing = True
 
     async def cancel(self) -> None:
         """See runs.Run."""

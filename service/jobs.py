@@ -48,6 +48,7 @@ class StateReason(StrEnum):
     SERVICE_RESTARTED = "service_restarted"
     INVALID_JOB = "invalid_job"
     NON_FINITE = "non_finite"
+    POISON = "poison"
     TOO_MANY_FAILURES = "too_many_failures"
     INTERNAL = "internal"
     USER_REQUEST = "user_request"
@@ -206,11 +207,31 @@ class CheckpointFailed:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """A worker died after `step` committed steps."""
+    """A worker died after `step` committed steps; `phase` is what it was at, if it took part in a step."""
 
     rank: int
     step: int
     reason: str
+    phase: str = ""
+
+
+@dataclass(frozen=True)
+class WorkersChanged:
+    """From `step` committed steps on, so many workers train."""
+
+    workers: int
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerSlow:
+    """A worker was so many times slower than the others; from now on it computes `shards` of a batch's shards."""
+
+    rank: int
+    step: int
+    times: float
+    shards: int
 
 
 @dataclass(frozen=True)
@@ -234,6 +255,8 @@ Happening = (
     | CheckpointSaved
     | CheckpointFailed
     | WorkerLost
+    | WorkersChanged
+    | WorkerSlow
     | CompilationStarted
     | CompilationFinished
 )

@@ -114,6 +114,7 @@ class JobSeries:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._labels: dict[str, set[tuple[MetricWrapperBase, tuple[str, ...]]]] = {}
         self._phases_seen: dict[str, Mapping[str, float]] = {}
+        self._redone_seen: dict[str, int] = {}
         gauge, counter = partial(Gauge, registry=registry), partial(Counter, registry=registry)
         histogram = partial(Histogram, registry=registry)
         job = ["job_id"]
@@ -135,6 +136,7 @@ class JobSeries:
         self._nonfinite = counter(
             "backprop_nonfinite_steps_total", "Number of steps with a NaN or an infinity in the gradient.", job
         )
+        self._redone = counter("backprop_steps_redone_total", "Number of steps begun anew after a loss.", job)
         self._workers_lost = counter("backprop_workers_lost_total", "Number of workers lost.", [*job, "reason"])
         self._checkpoint_seconds = histogram(
             "backprop_checkpoint_seconds", "Time to write and verify a checkpoint.", job, buckets=CHECKPOINT_BUCKETS
@@ -149,6 +151,7 @@ class JobSeries:
     def drop(self, job_id: str) -> None:
         """Removes every series of a job."""
         self._phases_seen.pop(job_id, None)
+        self._redone_seen.pop(job_id, None)
         for metric, labels in self._labels.pop(job_id, ()):
             metric.remove(*labels)
 
@@ -187,6 +190,9 @@ class JobSeries:
             )  # a run's sums only grow: less than before means that a new run began
             self._of(self._phase_seconds, job_id, phase).inc(grown if grown >= 0 else seconds)
         self._phases_seen[job_id] = {**seen, **news.phase_seconds}
+        redone = news.steps_redone - self._redone_seen.get(job_id, 0)
+        self._of(self._redone, job_id).inc(redone if redone >= 0 else news.steps_redone)
+        self._redone_seen[job_id] = news.steps_redone
 
 
 def cause_of(reason: str) -> str:

@@ -24,6 +24,8 @@ from service.jobs import (
     StateChanged,
     StateReason,
     WorkerLost,
+    WorkersChanged,
+    WorkerSlow,
 )
 from worker.spec import JobSpec, parse_spec
 
@@ -35,6 +37,8 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "worker_lost": WorkerLost,
     "compilation_started": CompilationStarted,
     "compilation_finished": CompilationFinished,
+    "workers_changed": WorkersChanged,
+    "worker_slow": WorkerSlow,
 }
 KINDS = {kind: name for name, kind in HAPPENINGS.items()}
 

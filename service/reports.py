@@ -23,9 +23,11 @@ from service.jobs import (
     StateReason,
     Trigger,
     WorkerLost,
+    WorkersChanged,
+    WorkerSlow,
     advance,
 )
-from service.runs import Report, RunFailed, RunStarted, RunStopped, RunSucceeded
+from service.runs import Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 
 Outcome = tuple[Job, tuple[Happening, ...]]
 BY_THE_USER = "cancelled by the user"
@@ -66,15 +68,17 @@ def absorb(job: Job, report: Report, *, now: float) -> Outcome:
             return lost, (report, *events)
         case Evaluation():
             return replace(job, evaluation=report), (report,)
-        case CheckpointSaved() | CheckpointFailed() | CompilationStarted() | CompilationFinished():
+        case CheckpointSaved() | CheckpointFailed() | WorkerSlow() | CompilationStarted() | CompilationFinished():
             return job, (report,)
-        case RunSucceeded() | RunFailed() | RunStopped() if cancelling:
+        case WorkersChanged():
+            return replace(job, progress=replace(job.progress, current_workers=report.workers)), (report,)
+        case RunSucceeded() | RunFailed() | RunStopped() | RunPaused() if cancelling:
             return move(job, Trigger.STOP, now=now, reason=StateReason.USER_REQUEST, message=BY_THE_USER)
         case RunSucceeded():
             return _succeed(job, report, now=now)
         case RunFailed():
             return move(job, Trigger.FAIL, now=now, reason=report.reason, message=report.message)
-        case RunStopped():  # nobody asked it to: it starts again
+        case RunStopped() | RunPaused():  # nobody asked it to: it starts again
             return move(job, Trigger.LOSE, now=now, reason=StateReason.COORDINATOR_LOST, message="the run stopped")
 
 

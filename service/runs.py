@@ -21,6 +21,8 @@ from service.jobs import (
     Progress,
     StateReason,
     WorkerLost,
+    WorkersChanged,
+    WorkerSlow,
 )
 
 
@@ -54,17 +56,27 @@ class RunStopped:
     """The run ended because it was cancelled."""
 
 
+@dataclass(frozen=True)
+class RunPaused:
+    """The run ended because it was asked to, after `step` committed steps; it goes on from its newest checkpoint."""
+
+    step: int
+
+
 Report = (
     RunStarted
     | WorkerLost
+    | WorkersChanged
+    | WorkerSlow
+    | CompilationStarted
+    | CompilationFinished
     | Evaluation
     | CheckpointSaved
     | CheckpointFailed
-    | CompilationStarted
-    | CompilationFinished
     | RunSucceeded
     | RunFailed
     | RunStopped
+    | RunPaused
 )
 
 
@@ -89,6 +101,7 @@ class News:
     progress: Progress = Progress()
     steps: tuple[StepSample, ...] = ()
     phase_seconds: Mapping[str, float] = field(default_factory=dict)  # summed over workers since the run started
+    steps_redone: int = 0  # since the run started
 
 
 class RunLostError(Exception):
@@ -100,6 +113,14 @@ class Run(Protocol):
 
     async def news(self) -> News:
         """What happened since the last call; returns at once or within a quarter of a second. Raises RunLostError."""
+        ...
+
+    async def scale(self, workers: int) -> None:
+        """Sets the number of workers wanted, from 1 to the job's `workers.max`; takes effect at step boundaries."""
+        ...
+
+    async def pause(self) -> None:
+        """Asks the run to stop at a step boundary and to save what it has; a RunPaused report follows."""
         ...
 
     async def cancel(self) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import ray
 
 from worker.objective import Scores
-from worker.process import keep_freed_memory
+from worker.plan import Plan
+from worker.process import keep_freed_memory, start_time_of
 from worker.replica import Facts, Leg, Replica
 from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
@@ -21,13 +22,14 @@ class _Worker:
         keep_freed_memory()
         self._replica: Replica | None = None
 
-    def process_id(self) -> int:
-        return os.getpid()
+    def identity(self) -> tuple[int, int | None]:
+        """Its process, by number and start time."""
+        return os.getpid(), start_time_of(os.getpid())
 
-    def load(self, spec_json: str, *, num_workers: int) -> Facts | tuple[Violation, ...]:
+    def load(self, spec_json: str, *, capacity: int) -> Facts | tuple[Violation, ...]:
         """Reads the data and builds the model; the violations where the data does not work."""
         try:
-            self._replica = Replica.load(JobSpec.model_validate_json(spec_json), num_workers=num_workers)
+            self._replica = Replica.load(JobSpec.model_validate_json(spec_json), capacity=capacity)
         except SpecError as error:
             return error.violations
         return self._replica.facts
@@ -38,14 +40,14 @@ class _Worker:
     def create_segment(self, path: Path, checkpoints: Path) -> int:
         return self._loaded.create_segment(path, checkpoints)
 
-    def join(self, path: Path, rank: int) -> None:
-        self._loaded.join(path, rank)
+    def join(self, path: Path, seat: int) -> None:
+        self._loaded.join(path, seat)
 
-    def run(self, until_step: int, *, epoch: int) -> Leg:
-        return self._loaded.run(until_step, epoch=epoch)
+    def run(self, until_step: int, plan: Plan) -> Leg:
+        return self._loaded.run(until_step, plan)
 
-    def evaluate(self) -> dict[int, Scores]:
-        return self._loaded.evaluate()
+    def evaluate(self, plan: Plan) -> dict[int, Scores]:
+        return self._loaded.evaluate(plan)
 
     @property
     def _loaded(self) -> Replica:

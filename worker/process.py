@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
+from pathlib import Path
 
 # Threads would add up in an order of their own, and there is one core a worker.
 ENVIRONMENT: Mapping[str, str] = dict.fromkeys(
@@ -26,3 +27,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_THRESHOLD, 1 << 30)
     mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
     mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def start_time_of(process_id: int) -> int | None:
+    """When a process started, in clock ticks since boot: with its number, its name for life; None: there is none."""
+    try:
+        stat = Path(f"/proc/{process_id}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])  # the command, in parentheses, may hold spaces

@@ -7,6 +7,7 @@ The life of a replica: `load` and `rehearse`, then `create_segment` on one of th
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,14 +25,16 @@ from worker.model_file import Description
 from worker.nn.flat import FlatParameters
 from worker.objective import Objective, Scores
 from worker.optim.rules import EMA
+from worker.phases import PhaseClock
+from worker.plan import Plan
 from worker.recipe import recipe_of, spans_of
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.segment import Segment, Shape
-from worker.reduce.tree import assign, cross_joins
+from worker.reduce.tree import cross_joins, first_slots, max_slots
 from worker.rehearsal import rehearse
 from worker.spec import JobSpec
 from worker.step import TrainingStep
-from worker.update import NEVER, NonFiniteError, PhaseClock, RangeUpdate
+from worker.update import NEVER, NonFiniteError, RangeUpdate
 
 EVALUATION_CHUNK = 256  # held-out samples evaluated at once: the job's, so that the sums have one order
 
@@ -73,27 +76,25 @@ def identity_of(spec: JobSpec) -> Mapping[str, str]:
 
 
 class Replica:
-    """One worker's part of a job."""
+    """One worker's part of a job that can have `capacity` workers at once."""
 
-    def __init__(self, spec: JobSpec, dataset: Dataset, *, num_workers: int) -> None:
+    def __init__(self, spec: JobSpec, dataset: Dataset, *, capacity: int) -> None:
         self._spec, self._dataset = spec, dataset
         self._recipe = recipe_of(spec, dataset)
         self._flat = FlatParameters(self._recipe.model.parameters())
         self._first_weights = self._flat.weights
-        self._num_workers = num_workers
         self._precision = spec.training.precision.value
         training = spec.training
         self._sampler = Sampler(len(dataset.training), training.global_batch_size, seed=training.seed)
         num_shards = training.shards
-        self._assignments = [assign(r, num_workers=num_workers, num_shards=num_shards) for r in range(num_workers)]
         named = dict(self._recipe.model.named_parameters())
         self.facts = Facts(
             Shape(
                 num_parameters=self._flat.size,
                 num_states=len(self._recipe.rule.state_names),
                 num_shards=num_shards,
-                num_workers=num_workers,
-                slots_per_worker=max(assignment.num_slots for assignment in self._assignments),
+                num_seats=capacity,
+                num_slots=max_slots(capacity, num_shards),
             ),
             checkpoint.Tensors(tuple(named), tuple(parameter.shape for parameter in named.values())),
             self._recipe.rule.state_names,
@@ -101,12 +102,12 @@ class Replica:
             Description(spec.model, dataset.input_shape, dataset.num_outputs, dataset.vocabulary),
         )
         self._segment: Segment | None = None
-        self._rank = -1
+        self._seat = -1
 
     @classmethod
-    def load(cls, spec: JobSpec, *, num_workers: int) -> Replica:
+    def load(cls, spec: JobSpec, *, capacity: int) -> Replica:
         """A replica with its data read and its model built. Raises SpecError where the data does not work."""
-        return cls(spec, source.load(spec), num_workers=num_workers)
+        return cls(spec, source.load(spec), capacity=capacity)
 
     def rehearse(self, *, may_compile: bool) -> int | None:
         """Loads all kernels, before `join`: how many were compiled, None where some must be and may not."""
@@ -139,15 +140,18 @@ class Replica:
         segment.close()
         return step
 
-    def join(self, path: Path, rank: int) -> None:
-        """Takes the place of worker `rank` in the segment."""
-        self._segment, self._rank = Segment.attach(path, self.facts.shape), rank
+    def join(self, path: Path, seat: int) -> None:
+        """Takes a seat in the segment, for life."""
+        self._segment, self._seat = Segment.attach(path, self.facts.shape), seat
+        self._clock = PhaseClock(self._segment.control, seat)
+        self._segment.control.take_seat(seat, os.getpid())
+        self._clock.enter("idle")
 
-    def run(self, until_step: int, *, epoch: int) -> Leg:
-        """Trains, with all other workers of the plan, until so many steps are committed or something ends the leg."""
+    def run(self, until_step: int, plan: Plan) -> Leg:
+        """Trains, with all other members of the plan, until so many steps are committed or something ends the leg."""
         segment = self._joined
-        step = self._training_step(epoch)
         committed = segment.control.committed
+        step = self._training_step(plan)
         try:
             with autocast(self._precision), np.errstate(all="ignore"):  # infinities and NaN show in the gradient's norm
                 while committed < until_step:
@@ -159,12 +163,14 @@ class Replica:
             return Leg(LegEnd.PLAN_CHANGED, segment.control.committed)
         except NonFiniteError as error:
             return Leg(LegEnd.NON_FINITE, committed, str(error))
+        finally:
+            self._clock.enter("idle")
         return Leg(LegEnd.REACHED, committed)
 
-    def evaluate(self) -> dict[int, Scores]:
-        """This worker's chunks of the held-out samples, by their numbers, under the committed weights.
+    def evaluate(self, plan: Plan) -> dict[int, Scores]:
+        """This member's chunks of the held-out samples, by their numbers, under the committed weights.
 
-        A job that keeps an average of its weights is judged by it.
+        A job that keeps an average of its weights is judged by it. When the plan is abandoned, some are missing.
         """
         segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
         committed, states = segment.control.committed, self.facts.state_names
@@ -172,12 +178,17 @@ class Replica:
         self._flat.bind_weights(segment.state(committed)[states.index(EMA)] if averaged else segment.weights(committed))
         scores = {}
         model.eval()
-        for chunk in range(self._rank, -(-len(held_out) // EVALUATION_CHUNK), self._num_workers):
+        num_chunks = -(-len(held_out) // EVALUATION_CHUNK)
+        for chunk in range(plan.place_of(self._seat), num_chunks, len(plan.members)):
+            if segment.control.epoch != plan.epoch:
+                break
+            self._clock.enter("evaluate")
             positions = np.arange(chunk * EVALUATION_CHUNK, min((chunk + 1) * EVALUATION_CHUNK, len(held_out)))
             philox.seed(self._spec.training.seed, chunk)
             with autocast(self._precision), np.errstate(all="ignore"):
                 scores[chunk] = self._recipe.objective.score(model, held_out.take(positions))
         model.train()
+        self._clock.enter("idle")
         return scores
 
     @property
@@ -185,26 +196,28 @@ class Replica:
         assert self._segment is not None, "join comes first"
         return self._segment
 
-    def _training_step(self, epoch: int) -> TrainingStep:
-        segment, rank = self._joined, self._rank
-        clock = PhaseClock(segment.control.phase_seconds[rank])
+    def _training_step(self, plan: Plan) -> TrainingStep:
+        segment, place, assignments = self._joined, plan.place_of(self._seat), plan.assignments()
+        barrier = Barrier(segment.control, self._seat, members=plan.members, epoch=plan.epoch)
         update = RangeUpdate(
             self._recipe,
             segment,
-            rank=rank,
-            joins=cross_joins(self._assignments, segment.shape.slots_per_worker),
+            place=place,
+            num_members=len(plan.members),
+            joins=cross_joins(assignments),
             spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
-            barrier=Barrier(segment.control, rank, num_workers=self._num_workers, epoch=epoch),
-            clock=clock,
+            barrier=barrier,
+            clock=self._clock,
         )
         return TrainingStep(
             self._recipe,
             self._flat,
             segment=segment,
-            rank=rank,
-            assignment=self._assignments[rank],
+            first_slot=first_slots(assignments)[place],
+            assignment=assignments[place],
             update=update,
-            clock=clock,
+            barrier=barrier,
+            clock=self._clock,
             samples=self._dataset.training,
             sampler=self._sampler,
             seed=self._spec.training.seed,

@@ -11,6 +11,24 @@ worker reads was last written by the others before a barrier, and what it writes
     update     own range           -> weights and optimizer state of t+1, beside those of t
     barrier                           every range of t+1 is there
     commit
+
+Why a death at any instruction does no harm. Say a step takes the job from t to t+1, and call the three barriers
+above the first, second and last.
+
+- *Nothing of t is written while it may be needed.* The step writes gradient slots, the control page's sums and the
+  buffers of t+1; the state t stays as it is. The buffers of t are overwritten by the step after, behind its second
+  barrier, and by then t+1 is committed: each member commits before it comes to the next step's first barrier.
+- *Committed means complete.* A member commits behind the last barrier, and that holds only when every member has
+  written its whole range of t+1. So `Control.committed` is t or t+1, and whichever it says is all there. Members that
+  die before, between or after their commit instructions change nothing: one such instruction is as good as all.
+- *Nobody is lost behind.* When a member dies, the coordinator abandons the plan, and each survivor ends the step in
+  one of two ways: it committed t+1, or it gave up. They need not agree, for one may have looked at the epoch before
+  the last member came to the last barrier, and another after. Then it is t+1: the one that gave up had written its
+  range before it came there. One that committed may have begun the next step; it cannot pass that one's first barrier.
+- *The dead write nothing more.* The next plan is opened when every survivor has come back and every lost process is
+  known to be gone, a stopped one killed. Only then is `committed` read, and slots and ranges change hands.
+
+So at most one step is redone: none if `committed` moved, and then from whole state; the one under way if it did not.
 """
 
 from __future__ import annotations
@@ -23,10 +41,11 @@ import numpy as np
 
 from worker.loss_scale import LossScale
 from worker.optim.clip import clip_scale
+from worker.phases import PhaseClock
 from worker.recipe import Recipe, Span
 from worker.reduce.barrier import Barrier
 from worker.reduce.kernels import fence, reduce_range
-from worker.reduce.segment import PHASES, RING_STEPS, Segment
+from worker.reduce.segment import RING_STEPS, Segment
 from worker.reduce.tree import Join
 from worker.spec import NonFinitePolicy
 
@@ -37,26 +56,8 @@ class NonFiniteError(Exception):
     """The gradient of a step is NaN or infinite, and the job says that this is the end."""
 
 
-class PhaseClock:
-    """Adds up the seconds that a worker spends in each phase of its steps."""
-
-    def __init__(self, seconds: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
-        self._seconds = seconds
-        self._last = time.perf_counter()
-
-    def restart(self) -> None:
-        """What was done since the last lap belongs to no phase."""
-        self._last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        """What was done since the last lap was `phase`."""
-        now = time.perf_counter()
-        self._seconds[PHASES.index(phase)] += now - self._last
-        self._last = now
-
-
 class RangeUpdate:
-    """The second half of a step, as the worker of one rank: its range of the parameters.
+    """The second half of a step, as the member in one place of a plan: its range of the parameters.
 
     `spans` says which rule updates which part of the flat vector, see recipe.spans_of.
     """
@@ -66,16 +67,17 @@ class RangeUpdate:
         recipe: Recipe,
         segment: Segment,
         *,
-        rank: int,
+        place: int,
+        num_members: int,
         joins: tuple[Join, ...],
         spans: Sequence[Span],
         barrier: Barrier,
         clock: PhaseClock,
     ) -> None:
         self._recipe, self._segment, self._control = recipe, segment, segment.control
-        self._rank, self._barrier, self._clock = rank, barrier, clock
+        self._is_first, self._barrier, self._clock = place == 0, barrier, clock
         self._joins = np.array([(join.into, join.other) for join in joins], np.int64).reshape(-1, 2)
-        self._first, self._last = segment.shape.range_of(rank)
+        self._first, self._last = segment.shape.range_of(place, num_members)
         within = ((max(first, self._first), min(last, self._last), rule) for first, last, rule in spans)
         self._spans = [(slice(first, last), rule) for first, last, rule in within if first < last]
         self._committed_at = time.perf_counter()
@@ -86,18 +88,19 @@ class RangeUpdate:
         Raises PlanChangedError when another worker was lost, NonFiniteError; nothing is committed then.
         """
         self._wait()
+        self._clock.enter("reduce")
         reduce_range(self._segment.slots, self._joins, self._first, self._last, self._control.block_squares)
-        self._clock.lap("reduce")
         self._wait()
+        self._clock.enter("norm")
         self._write_next(step)
-        self._clock.lap("update")
         self._wait()
+        self._clock.enter("commit")
         self._control.commit(step + 1)
         return step + 1 < self._control.last_step
 
     def _wait(self) -> None:
+        self._clock.enter("wait")
         self._barrier.wait()
-        self._clock.lap("wait")
 
     def _write_next(self, step: int) -> None:
         """This worker's range of the weights and optimizer state of the next step."""
@@ -105,6 +108,7 @@ class RangeUpdate:
         count, loss_scale = math.fsum(control.shard_counts), control.loss_scale(step)
         divisor = count * loss_scale.scale
         norm = math.sqrt(math.fsum(control.block_squares)) / divisor  # exact sums: there is no order to agree on
+        self._clock.enter("update")
         learning_rate = recipe.learning_rate(step)
         is_finite = math.isfinite(norm)
         clip = 1.0
@@ -118,7 +122,7 @@ class RangeUpdate:
             next_scale = smaller or LossScale(loss_scale.scale)
         else:
             raise NonFiniteError(self._non_finite_message(step, norm))
-        if self._rank == 0:
+        if self._is_first:
             control.set_loss_scale(step + 1, next_scale)
             self._record(step, norm, learning_rate, is_clipped=clip < 1.0, is_finite=is_finite)
             control.last_step = step + 1 if control.stop_requested else NEVER
@@ -128,7 +132,7 @@ class RangeUpdate:
         for span, rule in self._spans:
             rule.update(
                 segment.weights(step)[span],
-                segment.gradient(0, 0)[span],
+                segment.gradient(0)[span],
                 [vector[span] for vector in segment.state(step)],
                 segment.weights(step + 1)[span],
                 [vector[span] for vector in segment.state(step + 1)],

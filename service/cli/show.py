@@ -107,7 +107,16 @@ def event_text(event: job_pb2.JobEvent) -> str:
             return f"checkpoint after step {event.checkpoint_failed.step} failed: {event.checkpoint_failed.error}"
         case "worker_lost":
             lost = event.worker_lost
-            return f"worker {lost.rank} lost after step {lost.step}: {lost.reason}"
+            at = f" at {lost.phase}" if lost.phase else ""
+            return f"worker {lost.rank} lost after step {lost.step}{at}: {lost.reason}"
+        case "workers_changed":
+            changed_to = event.workers_changed
+            number_of = f"{changed_to.workers} worker{'s' * (changed_to.workers != 1)}"
+            return f"{number_of} after step {changed_to.step}: {changed_to.reason}"
+        case "worker_slow":
+            slow = event.worker_slow
+            part = f"it computes {slow.shards} shard{'s' * (slow.shards != 1)} from here on"
+            return f"worker {slow.rank} is {slow.times:.1f} times slower after step {slow.step}: {part}"
         case "compilation_started":
             return f"worker {event.compilation_started.rank} compiles kernels, for the first such job on this machine"
         case "compilation_finished":

@@ -96,7 +96,10 @@ def processes_named(name: str) -> list[int]:
 
 
 async def test_one_to_four_workers_give_one_digest(cluster: RayCluster, tmp_path: Path) -> None:
-    watchers = [await train(cluster, job(), workers, tmp_path / str(workers)) for workers in (1, 2, 3, 4)]
+    watchers = [
+        await train(cluster, job(workers={"min": workers, "max": 4}), workers, tmp_path / str(workers))
+        for workers in (1, 2, 3, 4)
+    ]
     assert len({watcher.digest for watcher in watchers}) == 1
     for workers, watcher in zip((1, 2, 3, 4), watchers, strict=True):
         assert [report.workers for report in watcher.reports if isinstance(report, RunStarted)] == [workers]
@@ -137,7 +140,7 @@ async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(
         await watcher.until(RunSucceeded)
     await watcher.run.close()
     again = await train(cluster, spec, 3, tmp_path / "killed")
-    (started,) = (report for report in again.reports if isinstance(report, RunStarted))
+    started = next(report for report in again.reports if isinstance(report, RunStarted))
     assert started.step >= 40
     assert again.digest == undisturbed.digest
     assert again.model.name == undisturbed.model.name == "ema.safetensors"

@@ -224,7 +224,9 @@ def test_a_nan_loss_survives_the_wire() -> None:
         jobs.Evaluation(5, 0.5),
         jobs.CheckpointSaved(5, "/c", "ab", 3, 0.1),
         jobs.CheckpointFailed(5, "disk full"),
-        jobs.WorkerLost(1, 5, "killed"),
+        jobs.WorkerLost(1, 5, "killed", "forward"),
+        jobs.WorkersChanged(3, 5, "worker 2 joined"),
+        jobs.WorkerSlow(1, 5, 4.5, 2),
         jobs.CompilationStarted(1),
         jobs.CompilationFinished(14, 9.5),
     ],
@@ -266,12 +268,12 @@ def test_a_spec_in_a_document_can_be_submitted_again() -> None:
 
 
 def test_a_choice_shows_what_was_chosen_only() -> None:
-    event = document_of(event_to_proto(jobs.JobEvent("test-abcdef", 3, 1.5, jobs.WorkerLost(1, 5, "killed"))))
+    event = document_of(event_to_proto(jobs.JobEvent("test-abcdef", 3, 1.5, jobs.WorkerLost(1, 5, "killed", "data"))))
     assert event == {
         "event_id": 3,
         "job_id": "test-abcdef",
         "time": "1970-01-01T00:00:01.500Z",
-        "worker_lost": {"rank": 1, "step": 5, "reason": "killed"},
+        "worker_lost": {"rank": 1, "step": 5, "reason": "killed", "phase": "data"},
     }
 
 

@@ -16,7 +16,7 @@ from service.admission import new_job_id
 from service.directories import JobDirectories
 from service.dispatcher import Dispatcher
 from service.errors import FailedPrecondition, InvalidRequest, NotFound, ResourceExhausted, Unavailable
-from service.fake_cluster import FakeCluster, FakeRun, Script, digest_of
+from service.fake_cluster import NUM_PARAMETERS, FakeCluster, FakeRun, Script, digest_of
 from service.jobs import (
     CheckpointSaved,
     Happening,
@@ -26,10 +26,11 @@ from service.jobs import (
     StateChanged,
     StateReason,
     WorkerLost,
+    WorkersChanged,
 )
 from service.ledger import Ledger
 from service.metrics import Metrics
-from service.runs import RunLostError
+from service.runs import RunLostError, RunPaused, RunStarted
 from service.store import JobStore, MemoryStore
 from worker.spec import JobSpec
 
@@ -181,6 +182,25 @@ async def test_a_lost_worker_is_an_event_and_the_same_run_goes_on(make_bench: Ma
     lost = [happening for happening in await bench.history(job.job_id) if isinstance(happening, WorkerLost)]
     assert lost == [WorkerLost(rank=1, step=15, reason="killed: signal 9")]
     assert job.attempt == 1
+
+
+async def test_a_fake_run_scales_and_pauses_like_a_real_one(tmp_path: Path, make_spec: MakeSpec) -> None:
+    job = Job("test-abcdef", make_spec(workers={"min": 1, "max": 2}), create_time=0.0)
+    cluster = FakeCluster(num_slots=2)
+    run = await cluster.launch(job, 1, tmp_path)
+    await run.news()
+    await run.scale(2)
+    news = await run.news()
+    assert news.reports[0] == WorkersChanged(2, 0, "scaled to 2")
+    assert news.progress.current_workers == 2
+    await run.pause()
+    reports = (await run.news()).reports
+    assert isinstance(reports[0], CheckpointSaved)
+    assert reports[1:] == (RunPaused(10),)
+    await run.close()
+    again = await cluster.launch(job, 1, tmp_path)
+    assert (await again.news()).reports == (RunStarted(1, NUM_PARAMETERS, step=10),)
+    await again.close()
 
 
 def lose_first(attempts: int, **script: Any) -> Callable[[Job], Script]:

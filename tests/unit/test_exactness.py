@@ -6,6 +6,7 @@ Here the workers are threads over a real segment; tests/integration has them as 
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from worker.checkpoint import weights_digest
 from worker.objective import Scores
+from worker.plan import Plan, even_plan
 from worker.reduce.segment import DIRECTORY, Segment
 from worker.replica import Leg, LegEnd, Replica, identity_of
 from worker.spec import JobSpec, parse_spec
@@ -50,20 +52,30 @@ class Gang:
         *,
         rehearsed: bool = False,
     ) -> None:
-        self.replicas = [Replica.load(spec, num_workers=num_workers) for _ in range(num_workers)]
+        self.replicas = [Replica.load(spec, capacity=num_workers) for _ in range(num_workers)]
         for replica in self.replicas if rehearsed else []:
             assert replica.rehearse(may_compile=True) is not None
         self.replicas[0].create_segment(path, checkpoints)
-        for rank, replica in enumerate(self.replicas):
-            replica.join(path, rank)
+        for seat, replica in enumerate(self.replicas):
+            replica.join(path, seat)
+        self.num_shards = spec.training.shards
         self.segment = Segment.attach(path, self.replicas[0].facts.shape)
         path.unlink()
 
-    def run(self, until_step: int) -> list[Leg]:
+    def run(self, until_step: int, plan: Plan | None = None) -> list[Leg]:
+        """All workers, or those of a plan, in the plan's order."""
         epoch = self.segment.control.open_plan()
-        with ThreadPoolExecutor(len(self.replicas)) as pool:
-            legs = [pool.submit(replica.run, until_step, epoch=epoch) for replica in self.replicas]
+        plan = replace(plan or self.even(*range(len(self.replicas))), epoch=epoch)
+        with ThreadPoolExecutor(len(plan.members)) as pool:
+            legs = [pool.submit(self.replicas[seat].run, until_step, plan) for seat in plan.members]
             return [leg.result() for leg in legs]
+
+    def even(self, *members: int) -> Plan:
+        return even_plan(members, num_shards=self.num_shards, epoch=self.segment.control.epoch)
+
+    def evaluate(self) -> list[dict[int, Scores]]:
+        plan = self.even(*range(len(self.replicas)))
+        return [replica.evaluate(plan) for replica in self.replicas]
 
     def digest(self) -> str:
         return weights_digest(self.segment.weights(self.segment.control.committed))
@@ -161,13 +173,31 @@ def test_scores_of_text_do_not_depend_on_the_number_of_workers(name: str, path: 
     results = []
     for num_workers in (1, 3):
         gang = Gang(JOBS[name], num_workers, path)
-        results.append({chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()})
+        results.append({chunk: scores for answer in gang.evaluate() for chunk, scores in answer.items()})
     assert results[0] == results[1]
     assert sum(scores.num_losses for scores in results[0].values()) > 0
 
 
 def test_as_many_workers_as_shards(path: Path) -> None:
     assert train(job(), 8, path) == train(job(), 1, path) == train(job(), 5, path)
+
+
+@pytest.mark.parametrize("shards", [8, 6])
+def test_plans_of_any_members_and_shares_give_the_same_digest(shards: int, path: Path) -> None:
+    """Workers come, go and change their shares at step boundaries; nobody loads anything again."""
+    spec = job(training={"shards": shards})
+    gang = Gang(spec, 4, path)
+    plans = [
+        gang.even(2),
+        gang.even(2, 0),
+        Plan(0, (2, 0), (shards - 1, 1)),
+        Plan(0, (0, 3, 1), (1, shards - 2, 1)),
+        gang.even(3, 1, 0, 2),
+        Plan(0, (1, 0, 2, 3), (2, 1, shards - 4, 1)),
+    ]
+    for number, plan in enumerate(plans, 1):
+        assert {leg.end for leg in gang.run(2 * number, plan)} == {LegEnd.REACHED}
+    assert gang.digest() == train(spec, 1, path)
 
 
 def test_legs_of_any_length_give_the_same_digest(path: Path) -> None:
@@ -198,7 +228,7 @@ def test_an_averaged_job_is_judged_by_the_average(path: Path) -> None:
     """Its scores are those of a plain job whose weights are the average."""
 
     def scores(gang: Gang) -> dict[int, Scores]:
-        return {chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()}
+        return {chunk: scores for part in gang.evaluate() for chunk, scores in part.items()}
 
     gang = Gang(job(optimizer={"adamw": {"learning_rate": 0.1}, "ema": {"decay": 0.9}}), 2, path)
     gang.run(STEPS)
@@ -214,7 +244,7 @@ def test_training_learns(path: Path) -> None:
     gang = Gang(spec, 2, path)
 
     def accuracy() -> float:
-        chunks = [scores for replica in gang.replicas for scores in replica.evaluate().values()]
+        chunks = [scores for answer in gang.evaluate() for scores in answer.values()]
         return sum(scores.num_correct for scores in chunks) / sum(scores.num_losses for scores in chunks)
 
     before = accuracy()
@@ -227,7 +257,7 @@ def test_evaluation_does_not_depend_on_the_number_of_workers(path: Path) -> None
     results = []
     for num_workers in (1, 2, 3):
         gang = Gang(job(data={"synthetic": {"samples": 5000, "features": 70}}), num_workers, path)
-        results.append({chunk: scores for replica in gang.replicas for chunk, scores in replica.evaluate().items()})
+        results.append({chunk: scores for answer in gang.evaluate() for chunk, scores in answer.items()})
     assert results[0] == results[1] == results[2]
     assert sum(scores.num_losses for scores in results[0].values()) == 1000
 

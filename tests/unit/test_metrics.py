@@ -41,6 +41,7 @@ NAMES = [
     "backprop_step_phase_seconds_total",
     "backprop_step_seconds",
     "backprop_workers_lost_total",
+    "backprop_steps_redone_total",
     "grpc_server_handled_total",
     "grpc_server_handling_seconds",
 ]
@@ -101,6 +102,12 @@ def test_phases_add_up_over_answers_and_over_runs(metrics: Metrics) -> None:
     for seconds in (1.0, 2.5, 0.5):  # the third is less than before: a new run has begun
         metrics.observe_news(running(), News(phase_seconds={"forward": seconds}))
     assert values(metrics)['backprop_step_phase_seconds_total{job_id="test-abcdef",phase="forward"}'] == 3.0
+
+
+def test_steps_redone_add_up_over_answers_and_over_runs(metrics: Metrics) -> None:
+    for redone in (0, 2, 3, 1):  # the last is less than before: a new run has begun
+        metrics.observe_news(running(), News(steps_redone=redone))
+    assert values(metrics)['backprop_steps_redone_total{job_id="test-abcdef"}'] == 4
 
 
 def test_what_happens_to_a_job_is_counted(metrics: Metrics) -> None:

@@ -14,7 +14,7 @@ from worker.spec import JobSpec, parse_spec
 @pytest.fixture
 def segment() -> Iterator[Segment]:
     path: Path = DIRECTORY / f"backprop-test-{os.getpid()}"
-    segment = Segment.create(path, Shape(10, 0, num_shards=2, num_workers=1, slots_per_worker=1))
+    segment = Segment.create(path, Shape(10, 0, num_shards=2, num_seats=1, num_slots=1))
     path.unlink()
     yield segment
     segment.close()

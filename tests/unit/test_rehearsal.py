@@ -86,6 +86,6 @@ def test_what_is_compiled_is_counted_once() -> None:
 
 
 def test_a_rehearsal_may_be_repeated() -> None:
-    replica = Replica.load(parse_spec(JOBS["relu"]), num_workers=1)
+    replica = Replica.load(parse_spec(JOBS["relu"]), capacity=1)
     assert replica.rehearse(may_compile=True) is not None
     assert replica.rehearse(may_compile=False) == 0

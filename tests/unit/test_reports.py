@@ -20,10 +20,12 @@ from service.jobs import (
     StateReason,
     Trigger,
     WorkerLost,
+    WorkersChanged,
+    WorkerSlow,
 )
 from service.limits import MAX_STATE_MESSAGE_LENGTH
 from service.reports import absorb, absorb_progress, move
-from service.runs import Report, RunFailed, RunStarted, RunStopped, RunSucceeded
+from service.runs import Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 from worker.spec import parse_spec
 
 JOB = Job("test-abcdef", parse_spec({"model": {"mlp": {}}, "data": {"digits": {}}}), create_time=1.0, attempt=1)
@@ -32,6 +34,8 @@ SUCCEEDED = RunSucceeded(weights_digest="ab", model_path="/m")
 FAILED = RunFailed(StateReason.NON_FINITE, "step 7: NaN")
 LOST = WorkerLost(rank=1, step=5, reason="killed: signal 9")
 SAVED = CheckpointSaved(5, "/c", "ab", 10, 0.1)
+CHANGED = WorkersChanged(3, 5, "worker 2 joined")
+SLOW = WorkerSlow(1, 5, times=4.2, shards=1)
 CANCELLED = StateChanged(JobState.CANCELLED, StateReason.USER_REQUEST, "cancelled by the user")
 RUNNING = StateChanged(JobState.RUNNING)
 
@@ -54,6 +58,8 @@ ROWS: list[tuple[JobState, Report, JobState, list[Happening]]] = [
     ),
     (JobState.CANCELLING, LOST, JobState.CANCELLING, [LOST]),
     (JobState.RUNNING, Evaluation(5, 0.5), JobState.RUNNING, [Evaluation(5, 0.5)]),
+    (JobState.RUNNING, CHANGED, JobState.RUNNING, [CHANGED]),
+    (JobState.RUNNING, SLOW, JobState.RUNNING, [SLOW]),
     (JobState.RUNNING, SAVED, JobState.RUNNING, [SAVED]),
     (JobState.RUNNING, CheckpointFailed(5, "full"), JobState.RUNNING, [CheckpointFailed(5, "full")]),
     (JobState.STARTING, CompilationStarted(0), JobState.STARTING, [CompilationStarted(0)]),
@@ -73,6 +79,7 @@ ROWS: list[tuple[JobState, Report, JobState, list[Happening]]] = [
     (JobState.CANCELLING, SUCCEEDED, JobState.CANCELLED, [CANCELLED]),
     (JobState.CANCELLING, FAILED, JobState.CANCELLED, [CANCELLED]),
     (JobState.CANCELLING, RunStopped(), JobState.CANCELLED, [CANCELLED]),
+    (JobState.CANCELLING, RunPaused(5), JobState.CANCELLED, [CANCELLED]),
     (
         JobState.RUNNING,
         RunStopped(),
@@ -99,6 +106,11 @@ def test_a_report_moves_the_job_and_enters_its_history(
 def test_a_started_run_tells_its_workers_parameters_and_step() -> None:
     job, _ = absorb(replace(JOB, state=JobState.STARTING), STARTED, now=9.0)
     assert (job.progress.current_workers, job.num_parameters, job.progress.steps_completed) == (2, 42, 5)
+
+
+def test_a_change_of_workers_shows_in_the_progress() -> None:
+    job, _ = absorb(replace(JOB, state=JobState.RUNNING), CHANGED, now=2.0)
+    assert job.progress.current_workers == 3
 
 
 def test_a_succeeded_run_tells_its_digest_and_its_model() -> None:

@@ -3,6 +3,7 @@
 import itertools
 import multiprocessing
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 
 from worker.autodiff.kernels import BLOCK
+from worker.phases import PhaseClock
+from worker.plan import even_plan
 from worker.reduce.barrier import Barrier, PlanChangedError
 from worker.reduce.kernels import add_into, reduce_range
-from worker.reduce.segment import DIRECTORY, Segment, SegmentError, Shape
-from worker.reduce.tree import assign, cross_joins
+from worker.reduce.segment import DIRECTORY, PHASES, Segment, SegmentError, Shape
+from worker.reduce.tree import cross_joins
 
 
 def shape_of(num_parameters: int, num_workers: int, num_states: int = 2) -> Shape:
-    return Shape(num_parameters, num_states, num_shards=4, num_workers=num_workers, slots_per_worker=2)
+    return Shape(num_parameters, num_states, num_shards=4, num_seats=num_workers, num_slots=2 * num_workers)
 
 
 @pytest.fixture
@@ -33,14 +36,14 @@ def test_another_mapping_sees_what_was_written(path: Path) -> None:
     other = Segment.attach(path, shape)
     mine.weights(7)[:] = 1.5
     mine.state(7)[1][:] = 2.5
-    mine.gradient(1, 1)[:] = 3.5
+    mine.gradient(3)[:] = 3.5
     mine.control.commit(7)
     assert other.control.committed == 7
     assert other.weights(7).tolist() == [1.5] * 1000
     assert other.weights(8).tolist() == [0.0] * 1000
     assert [vector[0] for vector in other.state(7)] == [0.0, 2.5]
-    assert other.gradient(1, 1)[999] == 3.5
-    assert other.gradient(1, 0)[0] == other.gradient(0, 1)[0] == 0.0
+    assert other.gradient(3)[999] == 3.5
+    assert other.gradient(2)[0] == other.gradient(1)[0] == 0.0
     assert path.stat().st_mode & 0o777 == 0o600
     mine.close()
     other.close()
@@ -77,7 +80,7 @@ def test_a_job_larger_than_the_memory_is_refused(path: Path) -> None:
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 4])
 def test_ranges_cover_all_parameters_in_whole_blocks(num_parameters: int, num_workers: int) -> None:
     shape = shape_of(num_parameters, num_workers)
-    ranges = [shape.range_of(rank) for rank in range(num_workers)]
+    ranges = [shape.range_of(place, num_workers) for place in range(num_workers)]
     assert ranges[0][0] == 0
     assert ranges[-1][1] == num_parameters
     for (_, stop), (start, _) in itertools.pairwise(ranges):
@@ -89,14 +92,14 @@ def test_ranges_cover_all_parameters_in_whole_blocks(num_parameters: int, num_wo
 def test_reduce_is_the_same_for_any_split_of_the_range(num_parameters: int) -> None:
     random = np.random.default_rng(0)
     slots = random.standard_normal((4, num_parameters)).astype(np.float32)
-    plans = [assign(rank, num_workers=2, num_shards=4) for rank in range(2)]
-    joins = np.array([(join.into, join.other) for join in cross_joins(plans, 2)], np.int64)
+    assignments = even_plan(range(2), num_shards=4, epoch=0).assignments()
+    joins = np.array([(join.into, join.other) for join in cross_joins(assignments)], np.int64)
     results = []
     for num_workers in (1, 2, 3):
         shape, mine = shape_of(num_parameters, num_workers), slots.copy()
         squares = np.zeros(shape.num_blocks)
-        for rank in range(num_workers):
-            reduce_range(mine, joins, *shape.range_of(rank), squares)
+        for place in range(num_workers):
+            reduce_range(mine, joins, *shape.range_of(place, num_workers), squares)
         results.append((mine[0].tobytes(), squares.tobytes()))
     assert len(set(results)) == 1
     expected = slots[0] + slots[2]
@@ -129,11 +132,11 @@ def test_add_into_adds_in_place() -> None:
 def _count_together(path: Path, shape: Shape, rank: int, rounds: int) -> None:
     """Each round, every worker writes the round's number and must then read it from all others."""
     segment = Segment.attach(path, shape)
-    barrier = Barrier(segment.control, rank, num_workers=shape.num_workers, epoch=1)
+    barrier = Barrier(segment.control, rank, members=range(shape.num_seats), epoch=1)
     for number in range(rounds):
-        segment.gradient(rank, 0)[0] = number
+        segment.gradient(rank)[0] = number
         barrier.wait()
-        seen = {float(segment.gradient(other, 0)[0]) for other in range(shape.num_workers)}
+        seen = {float(segment.gradient(other)[0]) for other in range(shape.num_seats)}
         assert seen == {float(number)}, f"rank {rank}, round {number}: saw {seen}"
         barrier.wait()
     segment.close()
@@ -156,8 +159,49 @@ def test_a_barrier_holds_everyone_until_the_last_has_come(path: Path) -> None:
 def test_a_wait_ends_when_the_plan_is_abandoned(path: Path) -> None:
     segment = Segment.create(path, shape_of(100, 2))
     epoch = segment.control.open_plan()
-    barrier = Barrier(segment.control, 0, num_workers=2, epoch=epoch)
+    barrier = Barrier(segment.control, 0, members=(0, 1), epoch=epoch)
     segment.control.abandon_plan()
     with pytest.raises(PlanChangedError):
         barrier.wait()
+    segment.close()
+
+
+def test_what_a_worker_of_an_earlier_plan_left_does_not_count_as_arrived(path: Path) -> None:
+    """A counter that a dead worker had raised high must not let its successor's barriers through."""
+    segment = Segment.create(path, shape_of(100, 2))
+    epoch = segment.control.open_plan()
+    for _ in range(5):
+        Barrier(segment.control, 1, members=(1,), epoch=epoch).wait()
+    barrier = Barrier(segment.control, 0, members=(0, 1), epoch=segment.control.open_plan())
+    segment.control.abandon_plan()
+    with pytest.raises(PlanChangedError):
+        barrier.wait()
+    segment.close()
+
+
+def test_the_last_barrier_holds_for_all_when_all_had_come_though_the_plan_is_abandoned(path: Path) -> None:
+    segment = Segment.create(path, shape_of(100, 2))
+    epoch = segment.control.open_plan()
+    first, second = (Barrier(segment.control, seat, members=(0, 1), epoch=epoch) for seat in (0, 1))
+    segment.control.abandon_plan()
+    with pytest.raises(PlanChangedError):
+        first.wait()
+    second.wait()
+    segment.close()
+
+
+def test_a_pulse_tells_what_its_worker_does(path: Path) -> None:
+    segment = Segment.create(path, shape_of(100, 2))
+    clock, before = PhaseClock(segment.control, 1), time.monotonic()
+    clock.work_on(7, shard=2)
+    clock.enter("forward")
+    pulse = segment.control.pulse(1)
+    assert (pulse.stage, pulse.step, pulse.shard, pulse.arrivals) == ("forward", 7, 2, 0)
+    assert before <= pulse.beat <= time.monotonic()
+    assert segment.control.pulse(0).beat == 0
+    clock.enter("norm")
+    clock.enter("idle")
+    clock.enter("evaluate")
+    seconds = dict(zip(PHASES, segment.control.phase_seconds[1].tolist(), strict=True))
+    assert {phase for phase, spent in seconds.items() if spent > 0} == {"forward", "update"}
     segment.close()

@@ -87,6 +87,18 @@ def test_numbers_that_are_none_are_shown() -> None:
             job_pb2.JobEvent(compilation_finished=job_pb2.CompilationFinished(num_kernels=14, seconds=9.53)),
             "compiled 14 kernels in 9.5 s",
         ),
+        (
+            job_pb2.JobEvent(worker_lost=job_pb2.WorkerLost(rank=1, step=5, reason="process died", phase="backward")),
+            "worker 1 lost after step 5 at backward: process died",
+        ),
+        (
+            job_pb2.JobEvent(workers_changed=job_pb2.WorkersChanged(workers=3, step=5, reason="worker 2 joined")),
+            "3 workers after step 5: worker 2 joined",
+        ),
+        (
+            job_pb2.JobEvent(worker_slow=job_pb2.WorkerSlow(rank=1, step=5, times=4.21, shards=1)),
+            "worker 1 is 4.2 times slower after step 5: it computes 1 shard from here on",
+        ),
         (job_pb2.JobEvent(), "an event that this version of backprop does not know"),
     ],
 )

@@ -31,6 +31,8 @@ from service.jobs import (
     StateChanged,
     StateReason,
     WorkerLost,
+    WorkersChanged,
+    WorkerSlow,
 )
 from service.records import spec_digest
 from service.store import JobStore, MemoryStore, Request
@@ -44,7 +46,9 @@ HAPPENINGS: tuple[Happening, ...] = (
     Evaluation(step=5, loss=0.5),
     CheckpointSaved(step=5, path="/x", weights_digest="ab", size_bytes=3, seconds=0.1),
     CheckpointFailed(step=5, error="disk full"),
-    WorkerLost(rank=1, step=5, reason="killed: signal 9"),
+    WorkerLost(rank=1, step=5, reason="killed: signal 9", phase="forward"),
+    WorkersChanged(workers=2, step=5, reason="worker 1 joined"),
+    WorkerSlow(rank=1, step=5, times=3.5, shards=2),
     CompilationStarted(rank=1),
     CompilationFinished(num_kernels=14, seconds=9.5),
 )

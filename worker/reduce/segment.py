@@ -4,6 +4,9 @@ Weights and optimizer state are there twice. Buffer t % 2 holds step t; step t+1
 `Control.commit` makes it the job's state by changing one number. Gradient slots belong to one worker each while
 shards are computed; in the reduce each worker reads all of them, over its own range of parameters only.
 
+A segment is made for a capacity, the seats, of which the workers of a plan take some. A seat has its lines in the
+control page; gradient slots are given out anew by each plan.
+
 A segment is a file in /dev/shm, mode 0600. Whoever creates it removes it with `unlink`; its memory is freed when
 the last process has closed it.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,7 @@ from worker.loss_scale import UNSCALED, LossScale
 
 DIRECTORY = Path("/dev/shm")
 PHASES = ("data", "forward", "backward", "reduce", "update", "wait")
+STAGES = ("idle", *PHASES, "norm", "commit", "evaluate")  # what a worker can be at
 LINE = 8  # 64-bit words of a cache line: what different workers write lies on different lines
 RING_STEPS = 8192  # steps that a coordinator may lag behind before samples are lost
 RING_FIELDS = 8  # step, loss, gradient norm, learning rate, seconds, clipped, non-finite, unused
@@ -43,8 +48,8 @@ class Shape:
     num_parameters: int
     num_states: int  # vectors of optimizer state: 0 for SGD, 2 for Adam
     num_shards: int
-    num_workers: int
-    slots_per_worker: int
+    num_seats: int  # workers that the job can have at once
+    num_slots: int  # gradient slots, enough for any plan
 
     @property
     def num_blocks(self) -> int:
@@ -56,16 +61,16 @@ class Shape:
         """Floats from one vector to the next: whole pages."""
         return -(-self.num_parameters // (_PAGE // 4)) * (_PAGE // 4)
 
-    def range_of(self, rank: int) -> tuple[int, int]:
-        """The parameters [first, last) that a worker reduces and updates: whole blocks."""
-        first, last = (self.num_blocks * r // self.num_workers * BLOCK for r in (rank, rank + 1))
+    def range_of(self, place: int, num_members: int) -> tuple[int, int]:
+        """The parameters [first, last) that a member of a plan reduces and updates: whole blocks."""
+        first, last = (self.num_blocks * p // num_members * BLOCK for p in (place, place + 1))
         return min(first, self.num_parameters), min(last, self.num_parameters)
 
     @property
     def control_words(self) -> int:
         """64-bit words of the control page."""
-        per_worker = LINE + LINE  # arrivals, phase seconds
-        words = _HEADER_WORDS + self.num_workers * per_worker + 2 * self.num_shards + self.num_blocks
+        per_seat = LINE + LINE + LINE  # arrivals, phase seconds, pulse
+        words = _HEADER_WORDS + self.num_seats * per_seat + 2 * self.num_shards + self.num_blocks
         return words + RING_STEPS * RING_FIELDS
 
     @property
@@ -76,12 +81,24 @@ class Shape:
     @property
     def num_vectors(self) -> int:
         """Vectors as long as the parameter vector: two buffers, and the gradient slots."""
-        return 2 * (1 + self.num_states) + self.num_workers * self.slots_per_worker
+        return 2 * (1 + self.num_states) + self.num_slots
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the whole segment."""
         return self.control_bytes + self.num_vectors * self.stride * 4
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A worker's newest sign of life; `beat` is in seconds of this node's monotonic clock."""
+
+    stage: str
+    beat: float
+    step: int  # committed steps when it began: the step that it computes is the next
+    shard: int  # -1: none
+    arrivals: int
+    process_id: int = 0
 
 
 class SegmentError(Exception):
@@ -97,12 +114,15 @@ class Control:
     def __init__(self, page: memoryview, shape: Shape) -> None:
         self._words = page.cast("q")
         self._numbers = page.cast("d")
+        self.num_seats = shape.num_seats
         offset = _HEADER_WORDS
-        self.arrivals = self._words[offset : offset + shape.num_workers * LINE]
-        offset += shape.num_workers * LINE
+        self.arrivals = self._words[offset : offset + shape.num_seats * LINE]
+        offset += shape.num_seats * LINE
+        self.pulses = self._words[offset : offset + shape.num_seats * LINE]
+        offset += shape.num_seats * LINE
         doubles: Doubles = np.frombuffer(page, np.float64)
-        self.phase_seconds = doubles[offset : offset + shape.num_workers * LINE].reshape(-1, LINE)[:, : len(PHASES)]
-        offset += shape.num_workers * LINE
+        self.phase_seconds = doubles[offset : offset + shape.num_seats * LINE].reshape(-1, LINE)[:, : len(PHASES)]
+        offset += shape.num_seats * LINE
         self.shard_losses = doubles[offset : offset + shape.num_shards]
         offset += shape.num_shards
         self.shard_counts = doubles[offset : offset + shape.num_shards]
@@ -128,8 +148,6 @@ class Control:
     def open_plan(self) -> int:
         """Starts the next plan and returns its epoch; only while no worker runs a step."""
         self.abandon_plan()
-        for word in range(0, len(self.arrivals), LINE):
-            self.arrivals[word] = 0
         return self.epoch
 
     def abandon_plan(self) -> None:
@@ -147,7 +165,7 @@ class Control:
 
     @property
     def last_step(self) -> int:
-        """The step after which all workers stop; rank 0 writes it before the last barrier of a step."""
+        """The step after which all workers stop; a plan's first member writes it before the last barrier of a step."""
         return self._words[4 * LINE]
 
     @last_step.setter
@@ -164,9 +182,32 @@ class Control:
         word = 5 * LINE + 2 * (step % 2)
         self._numbers[word], self._words[word + 1] = loss_scale.scale, loss_scale.num_finite
 
+    def beat(self, seat: int, stage: int) -> None:
+        """A worker's sign of life: what it does from now on."""
+        first = seat * LINE
+        self.pulses[first] = stage
+        self.pulses[first + 1] = time.monotonic_ns()
+
+    def work_on(self, seat: int, *, step: int, shard: int) -> None:
+        """A worker's word on what it computes; no shard is -1."""
+        first = seat * LINE
+        self.pulses[first + 2] = step
+        self.pulses[first + 3] = shard
+
+    def take_seat(self, seat: int, process_id: int) -> None:
+        """A new worker's first word: what the one before it said is over."""
+        self.work_on(seat, step=-1, shard=-1)
+        self.pulses[seat * LINE + 4] = process_id
+
+    def pulse(self, seat: int) -> Pulse:
+        """What a worker last said, and how often it came to a barrier."""
+        stage, beat_ns, step, shard, process_id = self.pulses[seat * LINE : seat * LINE + 5]
+        return Pulse(STAGES[stage], beat_ns * 1e-9, step, shard, self.arrivals[seat * LINE], process_id)
+
     def close(self) -> None:
         """Lets go of the memory."""
         self.arrivals.release()
+        self.pulses.release()
         self._words.release()
         self._numbers.release()
         del self.phase_seconds, self.shard_losses, self.shard_counts, self.block_squares, self.ring
@@ -183,7 +224,7 @@ class Segment:
         vectors = body[:, : shape.num_parameters]
         buffers = 2 * (1 + shape.num_states)
         self._buffers: list[list[Floats]] = [list(vectors[parity:buffers:2]) for parity in (0, 1)]
-        self.slots = body[buffers:]  # (workers * slots_per_worker, stride)
+        self.slots = body[buffers:]  # (slots, stride)
 
     def __repr__(self) -> str:
         return f"Segment({self.path.name}, {self.shape.num_bytes / 2**20:.1f} MiB, step {self.control.committed})"
@@ -237,9 +278,9 @@ class Segment:
         """The optimizer's state vectors, (P,) each, that belong to the weights of a step."""
         return self._buffers[step % 2][1:]
 
-    def gradient(self, rank: int, slot: int) -> Floats:
-        """(P,) A worker's gradient slot."""
-        vector: Floats = self.slots[rank * self.shape.slots_per_worker + slot, : self.shape.num_parameters]
+    def gradient(self, slot: int) -> Floats:
+        """(P,) A gradient slot."""
+        vector: Floats = self.slots[slot, : self.shape.num_parameters]
         return vector
 
     def unlink(self) -> None:
@@ -254,7 +295,7 @@ class Segment:
 
 
 def _header(shape: Shape) -> list[int]:
-    sizes = (shape.num_parameters, shape.num_states, shape.num_shards, shape.num_workers, shape.slots_per_worker)
+    sizes = (shape.num_parameters, shape.num_states, shape.num_shards, shape.num_seats, shape.num_slots)
     return [_MAGIC, *sizes, BLOCK, RING_STEPS]
 
 

@@ -15,13 +15,15 @@ Either way the same pairs are added, so any number of workers gives the same bit
      0    1  2    3
 
 Slots: a worker's partial sum number j stands in its gradient slot j; deeper slots are scratch for the right-hand
-sides of joins under way.
+sides of joins under way. A run of k shards needs at most k slots, so S slots are enough for any number of workers;
+each worker's slots follow those of the worker before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,8 @@ class Assignment:
     num_slots: int
 
 
-def shards_of(rank: int, *, num_workers: int, num_shards: int) -> range:
-    """The contiguous shards of a worker; sizes differ by at most one."""
-    return range(rank * num_shards // num_workers, (rank + 1) * num_shards // num_workers)
-
-
-def assign(rank: int, *, num_workers: int, num_shards: int) -> Assignment:
-    """What the worker of this rank does in a step. Raises ValueError for more workers than shards."""
-    if not 0 < num_workers <= num_shards:
-        raise ValueError(f"assign: got {num_workers} workers for {num_shards} shards, expected 1 to {num_shards}")
-    shards = shards_of(rank, num_workers=num_workers, num_shards=num_shards)
+def assignment_of(shards: range, *, num_shards: int) -> Assignment:
+    """What the worker with these contiguous shards does in a step."""
     partials = tuple(_cover(Node(0, num_shards), shards))
     actions: list[Compute | Join] = []
     for slot, node in enumerate(partials):
@@ -90,14 +84,28 @@ def assign(rank: int, *, num_workers: int, num_shards: int) -> Assignment:
     return Assignment(shards, tuple(actions), partials, num_slots)
 
 
-def cross_joins(assignments: Sequence[Assignment], slots_per_worker: int) -> tuple[Join, ...]:
-    """The joins of the workers' partial sums, in order; worker r's slot j has the number r*slots_per_worker + j.
+def first_slots(assignments: Sequence[Assignment]) -> tuple[int, ...]:
+    """The number of each worker's slot 0 among the slots of all workers."""
+    return tuple(accumulate((assignment.num_slots for assignment in assignments[:-1]), initial=0))
+
+
+def max_slots(num_workers: int, num_shards: int) -> int:
+    """Slots that are enough for any assignment of contiguous shards to at most so many workers."""
+    if num_workers == 1:
+        return assignment_of(range(num_shards), num_shards=num_shards).num_slots
+    height = (num_shards - 1).bit_length()
+    of_one = max(2 * height - 1, height + 1)  # partial sums of sizes 1, 2, 4, ... up to the middle, then its other half
+    return min(num_shards, num_workers * of_one)
+
+
+def cross_joins(assignments: Sequence[Assignment]) -> tuple[Join, ...]:
+    """The joins of the workers' partial sums, in order, by slot numbers among the slots of all workers.
 
     The sum over all shards ends in slot 0.
     """
     slot_of = {
-        node: rank * slots_per_worker + slot
-        for rank, assignment in enumerate(assignments)
+        node: first + slot
+        for first, assignment in zip(first_slots(assignments), assignments, strict=True)
         for slot, node in enumerate(assignment.partials)
     }
     joins: list[Join] = []

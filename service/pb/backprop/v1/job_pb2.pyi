@@ -36,6 +36,7 @@ class StateReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_REASON_TOO_MANY_FAILURES: _ClassVar[StateReason]
     STATE_REASON_INTERNAL: _ClassVar[StateReason]
     STATE_REASON_USER_REQUEST: _ClassVar[StateReason]
+    STATE_REASON_POISON: _ClassVar[StateReason]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_STARTING: JobState
@@ -56,6 +57,7 @@ STATE_REASON_NON_FINITE: StateReason
 STATE_REASON_TOO_MANY_FAILURES: StateReason
 STATE_REASON_INTERNAL: StateReason
 STATE_REASON_USER_REQUEST: StateReason
+STATE_REASON_POISON: StateReason
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters")
@@ -114,7 +116,7 @@ class Evaluation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., perplexity: _Optional[float] = ...) -> None: ...
 
 class JobEvent(_message.Message):
-    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress")
+    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress", "workers_changed", "worker_slow")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +128,8 @@ class JobEvent(_message.Message):
     COMPILATION_STARTED_FIELD_NUMBER: _ClassVar[int]
     COMPILATION_FINISHED_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    WORKER_SLOW_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     job_id: str
     time: _timestamp_pb2.Timestamp
@@ -137,7 +141,9 @@ class JobEvent(_message.Message):
     compilation_started: CompilationStarted
     compilation_finished: CompilationFinished
     progress: Job
-    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ...) -> None: ...
+    workers_changed: WorkersChanged
+    worker_slow: WorkerSlow
+    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ..., workers_changed: _Optional[_Union[WorkersChanged, _Mapping]] = ..., worker_slow: _Optional[_Union[WorkerSlow, _Mapping]] = ...) -> None: ...
 
 class StateChanged(_message.Message):
     __slots__ = ("state", "reason", "message")
@@ -170,14 +176,38 @@ class CheckpointFailed(_message.Message):
     def __init__(self, step: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
 
 class WorkerLost(_message.Message):
-    __slots__ = ("rank", "step", "reason")
+    __slots__ = ("rank", "step", "reason", "phase")
     RANK_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
     rank: int
     step: int
     reason: str
-    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+    phase: str
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ..., phase: _Optional[str] = ...) -> None: ...
+
+class WorkersChanged(_message.Message):
+    __slots__ = ("workers", "step", "reason")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    workers: int
+    step: int
+    reason: str
+    def __init__(self, workers: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WorkerSlow(_message.Message):
+    __slots__ = ("rank", "step", "times", "shards")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    SHARDS_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    step: int
+    times: float
+    shards: int
+    def __init__(self, rank: _Optional[int] = ..., step: _Optional[int] = ..., times: _Optional[float] = ..., shards: _Optional[int] = ...) -> None: ...
 
 class CompilationStarted(_message.Message):
     __slots__ = ("rank",)

@@ -1,0 +1,129 @@
+"""How fast a job goes on when a worker is killed: real Ray, a real job, SIGKILL again and again.
+
+    python -m benchmarks.recovery [--workers 2] [--kills 10] [--width 256]
+
+Prints, from the kill on: when the survivors begin to compute again, when they have committed the next step, and when
+the job is at full strength, that is, when the replacement has taken part in a step. Times are read off the job's
+control page every half millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from glob import glob
+from pathlib import Path
+
+from service.ray_environment import prepare_local
+
+prepare_local()
+
+from service.cluster import RayCluster
+from service.jobs import Job
+from service.local_cluster import open_local_cluster
+from service.runs import Run, RunFailed, RunStarted
+from worker.reduce.segment import Control, Segment
+from worker.replica import Replica
+from worker.spec import parse_spec
+
+POLL_SECONDS = 0.0005
+PATIENCE_SECONDS = 60.0
+STEPS_BETWEEN = 20
+
+
+class Stopwatch:
+    """Reads a running job's control page, while its news are taken in, so that it never waits for anybody."""
+
+    def __init__(self, run: Run, control: Control) -> None:
+        self.run, self.control = run, control
+
+    async def until(self, condition: Callable[[], bool]) -> float:
+        """When a condition came true, on the monotonic clock."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise SystemExit("the job did not go on")
+            await asyncio.sleep(POLL_SECONDS)
+        return time.monotonic()
+
+    async def kill(self, seat: int) -> tuple[float, float, float]:
+        """Kills the worker in a seat, once all have been at work for a while, and reads off the three times."""
+        control, start = self.control, self.control.committed
+        await self.until(lambda: control.committed > start + STEPS_BETWEEN)
+        epoch, killed = control.epoch, time.monotonic()
+        os.kill(control.pulse(seat).process_id, signal.SIGKILL)
+        others = [other for other in range(control.num_seats) if other != seat]
+
+        def survivors_compute() -> bool:
+            beats = (control.pulse(other) for other in others)
+            return control.epoch > epoch + 1 and any(p.stage == "forward" and p.beat > killed for p in beats)
+
+        computing, step = await self.until(survivors_compute), control.committed
+        committed = await self.until(lambda: control.committed > step)
+        complete = await self.until(lambda: control.pulse(seat).step > step)
+        return computing - killed, committed - killed, complete - killed
+
+    async def take_in_news(self) -> None:
+        """As the service does it."""
+        while True:
+            for report in (await self.run.news()).reports:
+                if isinstance(report, RunFailed):
+                    raise SystemExit(f"the job failed: {report.message}")
+
+
+async def measure(
+    cluster: RayCluster, directory: Path, *, workers: int, kills: int, width: int
+) -> list[tuple[float, float, float]]:
+    """For each kill, the seconds until survivors compute, until the next commit, and until full strength."""
+    spec = parse_spec(
+        {
+            "model": {"mlp": {"hidden": [width, width]}},
+            "data": {"synthetic": {"samples": 20_000, "features": 128, "outputs": 10}},
+            "training": {"global_batch_size": 256, "shards": 8, "max_steps": 1_000_000_000, "clip_norm": 1.0},
+            "workers": {"min": workers, "max": workers},
+        }
+    )
+    shape = Replica.load(spec, capacity=workers).facts.shape
+    run = await cluster.launch(Job("recovery", spec, create_time=0.0), workers, directory)
+    while not any(isinstance(report, RunStarted) for report in (await run.news()).reports):
+        pass
+    control = Segment.attach(Path(*glob(cluster.segment_pattern)), shape).control
+    watch = Stopwatch(run, control)
+    news = asyncio.create_task(watch.take_in_news())
+    times = [await watch.kill(random.randrange(workers)) for _ in range(kills)]
+    news.cancel()
+    await run.close()
+    return times
+
+
+async def main() -> None:
+    """Prints the medians."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--width", type=int, default=256, help="of the two hidden layers")
+    options = parser.parse_args()
+    if options.workers < 2:
+        parser.error("--workers: expected at least 2: without survivors nobody goes on")
+    cluster = await open_local_cluster(worker_slots=options.workers + 1)
+    try:
+        with tempfile.TemporaryDirectory(prefix="backprop-recovery-") as directory:
+            sizes = {"workers": options.workers, "kills": options.kills, "width": options.width}
+            times = await measure(cluster, Path(directory), **sizes)
+    finally:
+        await cluster.close()
+    names = ("survivors compute again", "next step committed", "full strength")
+    print(f"{options.workers} workers, {len(times)} kills; seconds from the kill: median (worst)")
+    for name, seconds in zip(names, zip(*times, strict=True), strict=True):
+        print(f"  {name:<24} {statistics.median(seconds):.3f} ({max(seconds):.3f})")
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,38 @@
+"""A worker's clock: how long each phase of its steps takes, and where it is right now.
+
+Both go to its seat's lines of the control page: the sums for the metrics, the pulse for whoever watches over it.
+"""
+
+from __future__ import annotations
+
+import time
+
+from worker.reduce.segment import PHASES, STAGES, Control
+
+NO_SHARD = -1
+_STAGE = {name: number for number, name in enumerate(STAGES)}
+_COUNTS_AS = {"norm": "update", "commit": "update"}  # too short for sums of their own
+_PHASE = [PHASES.index(phase) if (phase := _COUNTS_AS.get(stage, stage)) in PHASES else -1 for stage in STAGES]
+
+
+class PhaseClock:
+    """Adds up the seconds that the worker in a seat spends in each phase, and says at what stage it is."""
+
+    def __init__(self, control: Control, seat: int) -> None:
+        self._control, self._seat = control, seat
+        self._seconds = control.phase_seconds[seat]
+        self._phase = -1
+        self._since = time.perf_counter()
+
+    def enter(self, stage: str) -> None:
+        """What was done until now belongs to the stage before; from now on it is `stage`."""
+        number = _STAGE[stage]
+        self._control.beat(self._seat, number)
+        now = time.perf_counter()
+        if self._phase >= 0:
+            self._seconds[self._phase] += now - self._since
+        self._phase, self._since = _PHASE[number], now
+
+    def work_on(self, step: int, shard: int = NO_SHARD) -> None:
+        """Says which shard of which step is computed, so that a death there can be told from others."""
+        self._control.work_on(self._seat, step=step, shard=shard)
