@@ -1,7 +1,7 @@
 """Workers that die, stop, hang or dawdle exactly where a test wants it; nothing of this is in the product.
 
 Ray calls `install` in every worker process, see `environment`. A failpoint is a file: its name says which worker (by
-seat) and at what stage of a step, its content what happens there. All but `slow` happen once.
+seat) and at what stage of a step or of its start, its content what happens there. All but `slow` happen once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 DIRECTORY = "BACKPROP_FAILPOINTS"
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,7 @@ def poison(directory: Path, *, step: int, shard: int) -> Path:
 def install() -> None:
     """Puts the failpoints into this process."""
     from worker.phases import PhaseClock
+    from worker.replica import Replica
 
     directory = os.environ[DIRECTORY]
     enter, work_on = PhaseClock.enter, PhaseClock.work_on
@@ -62,6 +64,16 @@ def install() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     PhaseClock.enter, PhaseClock.work_on = enter_and_fail, work_on_and_fail  # type: ignore[method-assign]  # on purpose
+
+    def failing_first(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            _fail(Path(f"{directory}/any-{name}"))
+            return method(*arguments, **keywords)
+
+        return call
+
+    for name in ("load", "create_segment", "join"):
+        setattr(Replica, name, failing_first(name, getattr(Replica, name)))
 
 
 def _fail(path: Path) -> None:

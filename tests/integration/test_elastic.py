@@ -153,6 +153,18 @@ async def test_a_kill_at_any_stage_of_any_worker_changes_nothing(
     await trial.finish()
 
 
+async def test_workers_that_die_while_they_start_are_started_again(
+    cluster: RayCluster, points: Path, tmp_path: Path
+) -> None:
+    for stage in ("load", "create_segment", "join"):
+        failpoints.arm(points, "any", stage, "kill")
+    trial = await begin(cluster, spec_of(), tmp_path, workers=3)
+    await trial.until(lambda: len(trial.lost) == 3)
+    assert {lost.phase for lost in trial.lost} == {""}
+    await trial.until_workers(3)
+    await trial.finish()
+
+
 async def test_kills_at_random_instants_change_nothing(cluster: RayCluster, points: Path, tmp_path: Path) -> None:
     trial, rng, kills = await begin(cluster, spec_of(), tmp_path, workers=3), random.Random(7), 0
     failpoints.arm(points, "any", "norm", "slow 0.005")
