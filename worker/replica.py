@@ -112,14 +112,15 @@ class Replica:
     def rehearse(self, *, may_compile: bool) -> int | None:
         """Loads all kernels, before `join`: how many were compiled, None where some must be and may not."""
         training = self._spec.training
-        return rehearse(
-            self._recipe,
-            self._flat,
-            self._dataset,
-            shard_size=training.global_batch_size // training.shards,
-            spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
-            may_compile=may_compile,
-        )
+        with autocast(self._precision):
+            return rehearse(
+                self._recipe,
+                self._flat,
+                self._dataset,
+                shard_size=training.global_batch_size // training.shards,
+                spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
+                may_compile=may_compile,
+            )
 
     def create_segment(self, path: Path, checkpoints: Path) -> int:
         """Creates the job's segment with the newest good checkpoint in it, or the first weights; returns the step."""

@@ -39,6 +39,11 @@ JOBS = {
     ),
 }
 
+JOBS |= {
+    "gpt, bf16": document({"gpt": SMALL}, TEXT, {"precision": "bf16"}),
+    "cnn, fp16": document({"cnn": {"stages": [4, 8]}}, {"digits": {}}, {"precision": "fp16"}),
+}
+
 # In a process that has loaded nothing yet: which overloads there are before and after two workers' steps.
 PROGRAM = """
 import gc, json, os, sys
@@ -55,7 +60,7 @@ spec, path = parse_spec(json.loads(sys.argv[1])), Path(sys.argv[2])
 gang = Gang(spec, 2, path, rehearsed=True)
 before = loaded()
 gang.run(3)
-gang.replicas[0].evaluate()
+gang.evaluate()
 assert gang.segment.control.committed == 3
 print(json.dumps([len(before), sorted(loaded() - before)]))
 """
