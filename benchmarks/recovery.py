@@ -1,10 +1,11 @@
 """How fast a job goes on when a worker is killed: real Ray, a real job, SIGKILL again and again.
 
-    python -m benchmarks.recovery [--workers 2] [--kills 10] [--width 256]
+    python -m benchmarks.recovery [--workers 2] [--kills 10] [--width 256] [--no-spare]
 
 Prints, from the kill on: when the survivors begin to compute again, when they have committed the next step, and when
-the job is at full strength, that is, when the replacement has taken part in a step. Times are read off the job's
-control page every half millisecond.
+the job is at full strength, that is, when a step is committed in which the replacement has taken part. Times are read
+off the job's control page every half millisecond. A job keeps a worker in reserve where its node has a slot free; with
+--no-spare there is none.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from worker.spec import parse_spec
 POLL_SECONDS = 0.0005
 PATIENCE_SECONDS = 60.0
 STEPS_BETWEEN = 20
+CALM_SECONDS = 8.0  # between kills: long enough for a new reserve
 
 
 class Stopwatch:
@@ -67,7 +69,9 @@ class Stopwatch:
 
         computing, step = await self.until(survivors_compute), control.committed
         committed = await self.until(lambda: control.committed > step)
-        complete = await self.until(lambda: control.pulse(seat).step > step)
+        await self.until(lambda: control.pulse(seat).step > step)
+        first = control.pulse(seat).step
+        complete = await self.until(lambda: control.committed > first)
         return computing - killed, committed - killed, complete - killed
 
     async def take_in_news(self) -> None:
@@ -97,7 +101,10 @@ async def measure(
     control = Segment.attach(Path(*glob(cluster.segment_pattern)), shape).control
     watch = Stopwatch(run, control)
     news = asyncio.create_task(watch.take_in_news())
-    times = [await watch.kill(random.randrange(workers)) for _ in range(kills)]
+    times = []
+    for _ in range(kills):
+        await asyncio.sleep(CALM_SECONDS)
+        times.append(await watch.kill(random.randrange(workers)))
     news.cancel()
     await run.close()
     return times
@@ -109,10 +116,11 @@ async def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--width", type=int, default=256, help="of the two hidden layers")
+    parser.add_argument("--no-spare", action="store_true", help="leave no slot free for a worker in reserve")
     options = parser.parse_args()
     if options.workers < 2:
         parser.error("--workers: expected at least 2: without survivors nobody goes on")
-    cluster = await open_local_cluster(worker_slots=options.workers + 1)
+    cluster = await open_local_cluster(worker_slots=options.workers + (not options.no_spare))
     try:
         with tempfile.TemporaryDirectory(prefix="backprop-recovery-") as directory:
             sizes = {"workers": options.workers, "kills": options.kills, "width": options.width}

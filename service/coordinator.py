@@ -173,6 +173,8 @@ class _Coordinator:
         if not decided.members:
             return False
         self._tell(group.open_plan(decided.members), decided.reason)
+        if len(decided.members) >= self._wanted:
+            group.keep_spare()
         return True
 
     def _tell(self, plan: Plan, reason: str) -> None:

@@ -55,6 +55,8 @@ class Worker:
 
     async def hold(self) -> None:
         """Waits until its process is there; from here on its death cannot be missed. Raises what Ray raises."""
+        if self.process is not None:
+            return
         process_id, start_time = await self.actor.identity.remote()
         self.process = Process.hold(process_id, start_time=start_time)
         self.end = asyncio.create_task(self.process.ended())

@@ -22,6 +22,7 @@ from service.jobs import CompilationFinished, CompilationStarted
 from service.losses import Loss
 from service.runs import Report
 from service.seats import DEATHS, Standing, Worker, answer_of
+from service.spare import Spare
 from service.vigil import LOOK_SECONDS, Paces, Vigil, Window
 from worker.objective import Scores
 from worker.plan import Plan, shares_by_speed
@@ -68,6 +69,7 @@ class WorkerGroup:
         self._vigil = Vigil(since=0.0)
         self._out: set[int] = set()  # members that have not come back
         self._fault: Exception | None = None  # why a worker that lives could not start
+        self._spare = Spare(order.worker_options)
         self.paces = Paces()
         self.has_segment = False
         self.changed = asyncio.Event()
@@ -112,8 +114,13 @@ class WorkerGroup:
     def start(self, seats: Sequence[int], *, on_ready: Callable[[], None]) -> None:
         """Starts workers in the background."""
         for seat in seats:
-            worker = self._workers[seat] = Worker.launch(seat, self._order.worker_options)
+            worker = self._spare.take() or Worker.launch(seat, self._order.worker_options)
+            worker.seat, self._workers[seat] = seat, worker
             worker.start = asyncio.create_task(self._bring_up(worker, on_ready))
+
+    def keep_spare(self) -> None:
+        """Has a worker in reserve, where the node has room, now that nobody is missing."""
+        self._spare.prepare()
 
     async def dismiss(self, seats: Sequence[int]) -> None:
         """Ends workers that are not needed any more, and frees their seats; between legs only, where members are."""
@@ -125,6 +132,7 @@ class WorkerGroup:
     async def end(self) -> None:
         """Ends all workers and removes the segment; nothing of the group is left but files on disk."""
         self._order.segment.unlink(missing_ok=True)
+        await self._spare.end()
         for worker in list(self._workers.values()):
             await worker.kill("the run has ended")
             self._forget(worker)

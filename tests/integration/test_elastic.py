@@ -5,6 +5,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
@@ -78,6 +79,15 @@ def reference_digest(spec: JobSpec, step: int) -> str:
     digest = weights_digest(segment.weights(step))
     segment.close()
     return digest
+
+
+def idle_or_busy_workers() -> set[int]:
+    """Ray names an actor's process after its class, once it is there."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            found |= {child.pid} if "ray::_Worker" in " ".join(child.cmdline()) else set()
+    return found
 
 
 class Trial:
@@ -193,6 +203,19 @@ async def test_stopped_and_gil_holding_workers_are_found_killed_and_replaced(
     assert not psutil.pid_exists(stopped) or psutil.Process(stopped).status() == psutil.STATUS_ZOMBIE
     await trial.until_workers(3)
     await trial.finish()
+
+
+async def test_a_worker_in_reserve_takes_a_lost_ones_place(cluster: RayCluster, tmp_path: Path) -> None:
+    trial = await begin(cluster, spec_of(), tmp_path, workers=2)
+    await trial.until(lambda: len(idle_or_busy_workers()) == 3)
+    before = idle_or_busy_workers()
+    os.kill(trial.control.pulse(1).process_id, signal.SIGKILL)
+    await trial.until(lambda: trial.lost)
+    await trial.until_workers(2)
+    await trial.until_steps(2)
+    assert trial.control.pulse(1).process_id in before
+    await trial.finish()
+    assert not idle_or_busy_workers()
 
 
 async def test_scaling_up_and_down_in_flight_changes_nothing(cluster: RayCluster, points: Path, tmp_path: Path) -> None:

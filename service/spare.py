@@ -1,0 +1,70 @@
+"""A worker in reserve: its process is there and has imported everything, so that a replacement has only to load.
+
+Starting a process and importing takes the largest part of a replacement's time. A spare takes no processor slot, for it
+does nothing; it is kept where its node has a slot free, so that a full node's memory is left to those who train.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from ray._private.state import available_resources_per_node  # has no public name
+
+from service.seats import DEATHS, Worker
+
+CALM_SECONDS = 3.0  # a job that has just begun, or just lost a worker, has better use for the processor
+NO_SEAT = -1
+
+
+class Spare:
+    """At most one worker without a seat, of the same kind as the others. Knows nothing of the job."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = {**options, "num_cpus": 0}
+        self._worker: Worker | None = None
+        self._preparing: asyncio.Task[None] | None = None
+
+    def prepare(self) -> None:
+        """Has a spare there some seconds from now, if there is none and the node has room."""
+        if self._worker is None and self._preparing is None:
+            self._preparing = asyncio.create_task(self._prepare())
+
+    def take(self) -> Worker | None:
+        """The spare, if there is one that lives; it needs a seat."""
+        worker, self._worker = self._worker, None
+        return None if worker is None or worker.is_dead else worker
+
+    async def end(self) -> None:
+        """Ends it."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+        if self._worker is not None:
+            await self._worker.kill("the run has ended")
+            self._worker.close()
+            self._worker = None
+
+    async def _prepare(self) -> None:
+        worker = None
+        try:
+            await asyncio.sleep(CALM_SECONDS)
+            if await asyncio.to_thread(_node_has_room):
+                worker = Worker.launch(NO_SEAT, self._options)
+                await worker.hold()
+                self._worker = worker
+        except DEATHS:
+            pass  # it died before it was needed: the next one is tried when there is calm again
+        except asyncio.CancelledError:
+            if worker is not None:
+                await worker.kill("the run has ended")
+            raise
+        finally:
+            self._preparing = None
+
+
+def _node_has_room() -> bool:
+    here = ray.get_runtime_context().get_node_id()
+    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]  # Ray's own
+    return free.get(here, {}).get("CPU", 0.0) >= 1.0
