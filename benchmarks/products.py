@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.autodiff import correlation, kernels
+from worker.autodiff.kernels import fused_attention
 
 Array = NDArray[Any]
 PEAK_SIZE = 1024  # rows and columns of the product that shows what a core can do
@@ -44,8 +45,8 @@ class Products:
             for module, name, product in doors:
                 setattr(module, name, product)
 
-    def _timed(self, product: Callable[..., Array], operations: Callable[..., float]) -> Callable[..., Array]:
-        def call(*operands: Any, **named: Any) -> Array:
+    def _timed(self, product: Callable[..., Any], operations: Callable[..., float]) -> Callable[..., Any]:
+        def call(*operands: Any, **named: Any) -> Any:
             if self.depth:
                 return product(*operands, **named)
             self.depth += 1
@@ -53,19 +54,27 @@ class Products:
             result = product(*operands, **named)
             self.seconds += time.perf_counter() - started
             self.depth -= 1
-            self.operations += operations(*operands[:2], result)
+            self.operations += operations(result, *operands, **named)
             return result
 
         return call
 
 
-# (x, y, result) -> floating-point operations. A value or gradient of an image takes a window of the weight (O, I, *K)
-# for each of the other's elements.
-OPERATIONS: dict[Callable[..., Array], Callable[[Array, Array, Array], float]] = {
-    kernels.matmul: lambda a, b, product: 2.0 * product.size * a.shape[-1],
-    correlation.forward: lambda x, weight, y: 2.0 * y.size * weight[0].size,
-    correlation.input_gradient: lambda g, weight, x: 2.0 * g.size * weight[0].size,
-    correlation.weight_gradient: lambda x, g, weight: 2.0 * g.size * weight[0].size,
+def _attention(query: Array, key: Array, value: Array, is_causal: bool) -> float:
+    """Operations of query @ key.T and of its product with value; causal ones see half of the keys."""
+    pairs = float(np.prod(query.shape[:-1])) * key.shape[-2] / (2 if is_causal else 1)
+    return float(2 * pairs * (query.shape[-1] + value.shape[-1]))
+
+
+# (result, *arguments) -> floating-point operations. A value or gradient of an image takes a window of the weight
+# (O, I, *K) for each of the other's elements. Fused attention counts with its softmax: they are one kernel.
+OPERATIONS: dict[Callable[..., Any], Callable[..., float]] = {
+    kernels.matmul: lambda product, a, *_, **__: 2.0 * product.size * a.shape[-1],
+    correlation.forward: lambda y, x, weight, *_, **__: 2.0 * y.size * weight[0].size,
+    correlation.input_gradient: lambda x, g, weight, *_, **__: 2.0 * g.size * weight[0].size,
+    correlation.weight_gradient: lambda weight, x, g, *_, **__: 2.0 * g.size * weight[0].size,
+    fused_attention.forward: lambda _, unit, q, k, v, *, is_causal, **__: _attention(q, k, v, is_causal),
+    fused_attention.backward: lambda _, unit, g, q, k, v, *__, is_causal, **___: 2 * _attention(q, k, v, is_causal),
 }
 
 
