@@ -41,7 +41,7 @@ def ours(rank: int, world: int, segment: Path, shards: int) -> Run:
     }
     replica = Replica.load(parse_spec(document), capacity=world)
     if rank == 0:
-        replica.create_segment(segment, Path("/nonexistent"))
+        replica.create_segment(segment, "/nonexistent")
     join_when_there(replica, segment, rank)
     control = Segment.attach(segment, replica.facts.shape).control
     plan = even_plan(range(world), num_shards=shards, epoch=control.epoch)

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import aclosing
-from pathlib import Path
-from typing import BinaryIO
 
 from google.protobuf.empty_pb2 import Empty
 
 from service import __version__, limits
 from service.admission import Admission
-from service.convert import event_to_proto, job_to_proto, progress_to_proto, spec_from_proto, state_from_proto
+from service.checkpoints import checkpoints_at, model_of
+from service.convert import (
+    checkpoint_to_proto,
+    event_to_proto,
+    job_to_proto,
+    progress_to_proto,
+    spec_from_proto,
+    state_from_proto,
+)
+from service.directories import JobDirectories
 from service.dispatcher import Dispatcher
-from service.errors import DataLoss, FailedPrecondition, InvalidRequest
+from service.errors import InvalidRequest
 from service.interceptors import Context
 from service.jobs import Job, JobEvent, JobState
 from service.ledger import Ledger
 from service.pb.backprop.v1 import job_pb2, training_service_pb2_grpc
 from service.pb.backprop.v1 import training_service_pb2 as pb
 from service.runs import Cluster
-from worker import checkpoint
 from worker.spec import DataSpec, ModelSpec, OptimizerSpec, ScheduleSpec
 from worker.violations import Violation
 
@@ -38,11 +43,13 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         dispatcher: Dispatcher,
         ledger: Ledger,
         cluster: Cluster,
+        directories: JobDirectories,
         clock: Callable[[], float],
         http_address: str,
     ) -> None:
         self._admission, self._dispatcher, self._ledger = admission, dispatcher, ledger
         self._cluster, self._clock, self._http_address = cluster, clock, http_address
+        self._directories = directories
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Submits a job, or only checks it."""
@@ -82,14 +89,16 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         self, request: pb.ExportModelRequest, context: Context
     ) -> AsyncIterator[pb.ExportModelResponse]:
         """The trained model, in chunks."""
-        model = await asyncio.to_thread(open_model, await self._ledger.get(request.job_id), request.weights)
-        try:
-            size = await asyncio.to_thread(model.seek, 0, 2)
-            await asyncio.to_thread(model.seek, 0)
-            while chunk := await asyncio.to_thread(model.read, limits.EXPORT_CHUNK_BYTES):
+        job = await self._ledger.get(request.job_id)
+        async with aclosing(model_of(job, raw=wants_raw(job, request.weights))) as pieces:
+            async for size, chunk in pieces:
                 yield pb.ExportModelResponse(chunk=chunk, size_bytes=size)
-        finally:
-            model.close()
+
+    async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Context) -> pb.ListCheckpointsResponse:
+        """The checkpoints that are there now."""
+        job = await self._ledger.get(request.job_id)
+        found = await checkpoints_at(self._directories.checkpoints(job.job_id), verify=request.verify)
+        return pb.ListCheckpointsResponse(checkpoints=map(checkpoint_to_proto, found))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.ServerInfo:
         """What this service is and what it can run."""
@@ -105,32 +114,16 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         )
 
 
-def open_model(job: Job, weights: pb.ModelWeights) -> BinaryIO:
-    """The file with the job's trained model; raises FailedPrecondition while there is none, DataLoss if it is gone."""
-    path = model_path_of(job, weights)
-    if job.state is not JobState.SUCCEEDED:
-        raise FailedPrecondition(
-            f"cannot export job {job.job_id}: got state {job.state.upper()}, expected SUCCEEDED",
-            reason="JOB_NOT_SUCCEEDED",
-        )
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataLoss(
-            f"the model of job {job.job_id} is gone from {path}: {error.strerror}", reason="MODEL_GONE"
-        ) from None
-
-
-def model_path_of(job: Job, weights: pb.ModelWeights) -> Path:
-    """The file with these weights; without an average, the weights of the last step are the only ones."""
+def wants_raw(job: Job, weights: pb.ModelWeights) -> bool:
+    """Whether the weights of the last step are asked for where there is an average, too."""
     averages = job.spec.optimizer.ema is not None
     match weights:
         case pb.MODEL_WEIGHTS_UNSPECIFIED:
-            return Path(job.model_path)
+            return False
         case pb.MODEL_WEIGHTS_RAW:
-            return Path(job.model_path).with_name(checkpoint.WEIGHTS) if averages else Path(job.model_path)
+            return averages
         case pb.MODEL_WEIGHTS_EMA if averages:
-            return Path(job.model_path)
+            return False
         case pb.MODEL_WEIGHTS_EMA:
             text = "got MODEL_WEIGHTS_EMA, but the job keeps no average; ask for raw, or train with optimizer.ema"
         case _:

@@ -4,63 +4,110 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from service.checkpoints import RETRY_PAUSES
 from service.jobs import CheckpointFailed, CheckpointSaved
 from service.runs import Report
 from service.worker_group import Order, WorkerGroup
 from worker import checkpoint
-from worker.replica import identity_of
+from worker.checkpoint_store import open_store
 from worker.spec import JobSpec
 
 
 class CheckpointWriter:
     """Writes a job's checkpoints beside its training, one at a time."""
 
-    def __init__(self, spec: JobSpec, order: Order, group: WorkerGroup) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        order: Order,
+        group: WorkerGroup,
+        *,
+        report: Callable[[Report], None],
+        pauses: Sequence[float] = RETRY_PAUSES,
+    ) -> None:
         self._spec, self._order, self._group = spec, order, group
+        self._report, self._pauses = report, pauses
         self._writing: asyncio.Task[checkpoint.Published | None] | None = None
+        self._copies: list[checkpoint.Floats] = []
+        self._reserving: asyncio.Task[None] | None = None
 
-    async def start(self, report: Callable[[Report], None]) -> None:
-        """Copies the committed state, which stands still now, and writes it to disk while training goes on."""
+    def prepare(self) -> None:
+        """Begins to reserve memory for the copies, beside the first steps: fresh pages cost six times the copy."""
+        if self._reserving is None:
+            self._reserving = self._reserve_beside()
+
+    async def start(self) -> None:
+        """Copies the committed state, which stands still now, and writes it while training goes on.
+
+        Waits for the checkpoint before, if that is still being written: each one asked for is there in the end.
+        """
+        await self._prepared()
+        self._writing = asyncio.create_task(self._write(self._snapshot()))
+
+    async def wait(self) -> None:
+        """Returns when what was started is written, or could not be."""
+        if self._writing is not None:
+            await self._writing
+
+    async def finish(self) -> checkpoint.Published | None:
+        """Writes the last state, the trained model. Tries again and again, for all the work would be lost with it."""
+        await self._prepared()
+        state = self._snapshot()
+        for pause in self._pauses:
+            if (published := await self._write(state, pause)) is not None:
+                return published
+            await asyncio.sleep(pause)
+        return await self._write(state)
+
+    async def _prepared(self) -> None:
         await self.wait()
-        self._writing = asyncio.create_task(self._write(self._snapshot(), report))
+        if self._reserving is None:
+            self._reserving = self._reserve_beside()
+        await self._reserving
 
-    async def wait(self) -> checkpoint.Published | None:
-        """The checkpoint that was started last, once it is there; None where it could not be written."""
-        return None if self._writing is None else await self._writing
+    def _reserve_beside(self) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.to_thread(self._reserve))
+
+    def _reserve(self) -> None:
+        shape = self._group.segment.shape
+        vectors = range(1 + shape.num_states)
+        self._copies = [np.ones(shape.num_parameters, np.float32) for _ in vectors]  # ones, for zeros touch no page
 
     def _snapshot(self) -> checkpoint.TrainingState:
+        """A copy of the committed state. Training waits for this alone; the next copy takes the same memory."""
         segment = self._group.segment
         step = segment.control.committed
-        states = zip(self._group.facts.state_names, segment.state(step), strict=True)
-        return checkpoint.TrainingState(
-            step,
-            segment.weights(step).copy(),
-            {name: vector.copy() for name, vector in states},
-            segment.control.loss_scale(step),
-        )
+        vectors = [segment.weights(step), *segment.state(step)]
+        for copy, vector in zip(self._copies, vectors, strict=True):
+            np.copyto(copy, vector)
+        weights, *states = self._copies
+        named = dict(zip(self._group.facts.state_names, states, strict=True))
+        return checkpoint.TrainingState(step, weights, named, segment.control.loss_scale(step))
 
-    async def _write(
-        self, state: checkpoint.TrainingState, report: Callable[[Report], None]
-    ) -> checkpoint.Published | None:
-        started = time.monotonic()
+    async def _write(self, state: checkpoint.TrainingState, pause: float | None = None) -> checkpoint.Published | None:
+        started, facts = time.monotonic(), self._group.facts
         try:
             published = await asyncio.to_thread(
-                checkpoint.publish,
-                self._order.checkpoints,
-                state,
-                tensors=self._group.facts.tensors,
-                description=self._group.facts.description,
-                job=identity_of(self._spec),
-                keep=self._spec.checkpoint.keep,
+                lambda: checkpoint.publish(
+                    open_store(self._order.checkpoints),
+                    state,
+                    tensors=facts.tensors,
+                    description=facts.description,
+                    origin=facts.origin,
+                    keep=self._spec.checkpoint.keep,
+                )
             )
         except OSError as error:
-            report(CheckpointFailed(state.step, one_line(error)))
+            again = "" if pause is None else f"; tried again in {pause:g} s"
+            self._report(CheckpointFailed(state.step, one_line(error) + again))
             return None
         seconds = time.monotonic() - started
         digest, size = published.weights_digest, published.size_bytes
-        report(CheckpointSaved(state.step, str(published.path), digest, size, seconds))
+        self._report(CheckpointSaved(state.step, published.location, digest, size, seconds))
         return published
 
 

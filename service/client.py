@@ -182,6 +182,13 @@ class Client:
                     return
                 yield event
 
+    def list_checkpoints(self, job_id: str, *, verify: bool = False) -> list[job_pb2.Checkpoint]:
+        """The checkpoints of a job that are there now, newest first; with `verify`, every byte of them is checked."""
+        request = pb.ListCheckpointsRequest(job_id=job_id, verify=verify)
+        with self._translated():
+            timeout = limits.VERIFY_SECONDS if verify else limits.CALL_SECONDS
+            return list(self._stub.ListCheckpoints(request, timeout=timeout).checkpoints)
+
     def export_model(self, job_id: str, weights: str | None = None) -> Iterator[pb.ExportModelResponse]:
         """The trained model as the parts of a safetensors file; `weights` are "raw" or "ema", by default the best."""
         name = f"MODEL_WEIGHTS_{(weights or 'unspecified').upper()}"

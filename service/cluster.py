@@ -16,6 +16,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from service.checkpoints import CheckpointPolicy
 from service.coordinator import CoordinatorActor
 from service.jobs import Job
 from service.runs import News, Run, RunLostError
@@ -79,9 +80,17 @@ class RayRun:
 class RayCluster:
     """A Ray cluster that this process is connected to. Only one at a time."""
 
-    def __init__(self, *, num_slots: int, largest_node_slots: int, token: str, directory: Path | None) -> None:
+    def __init__(
+        self,
+        *,
+        num_slots: int,
+        largest_node_slots: int,
+        token: str,
+        directory: Path | None,
+        policy: CheckpointPolicy = CheckpointPolicy(),
+    ) -> None:
         self._num_slots, self._largest_node_slots, self._token = num_slots, largest_node_slots, token
-        self._directory = directory
+        self._directory, self._policy = directory, policy
         self._janitor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -112,8 +121,9 @@ class RayCluster:
             min_workers=min(job.spec.workers.min, workers),
             capacity=max(workers, min(job.spec.workers.max, self._largest_node_slots)),
             segment=segment,
-            checkpoints=directory / "checkpoints",
+            checkpoints=self._policy.location(job.job_id, directory),
             worker_options={"num_cpus": 1, "scheduling_strategy": placement},
+            allow_different_numerics=self._policy.allow_different_numerics,
         )
         actor = CoordinatorActor.options(scheduling_strategy=placement).remote(order)
         coordinator = cast("ActorHandle[Any]", actor)
@@ -145,7 +155,7 @@ class RayCluster:
         )
 
 
-async def open_remote_cluster(address: str) -> RayCluster:
+async def open_remote_cluster(address: str, *, policy: CheckpointPolicy = CheckpointPolicy()) -> RayCluster:
     """Connects to a running Ray cluster, such as "192.0.2.1:6379" or "auto"."""
     try:
         await asyncio.to_thread(
@@ -160,7 +170,11 @@ async def open_remote_cluster(address: str) -> RayCluster:
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
     slots = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
     return RayCluster(
-        num_slots=sum(slots), largest_node_slots=max(slots, default=0), token=secrets.token_hex(4), directory=None
+        num_slots=sum(slots),
+        largest_node_slots=max(slots, default=0),
+        token=secrets.token_hex(4),
+        directory=None,
+        policy=policy,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.checkpoints import CheckpointPolicy
 from service.errors import StartError
 
 
@@ -35,6 +36,7 @@ class Settings:
     http: Address | None = DEFAULT_HTTP
     ray_address: str | None = None
     worker_slots: int | None = None
+    checkpoints: CheckpointPolicy = CheckpointPolicy()
 
 
 def parse_address(text: str, *, option: str) -> Address:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
@@ -22,6 +22,9 @@ from service.pb.backprop.v1 import job_pb2, spec_pb2
 from service.records import spec_document
 from worker.spec import JobSpec, parse_spec
 from worker.violations import SpecError, Violation
+
+if TYPE_CHECKING:
+    from worker.checkpoint import Listed
 
 AnyEnum = Any  # of the kind EnumDescriptor; each of protobuf's implementations has its own
 AnyMessage = TypeVar("AnyMessage", bound=Message)
@@ -183,6 +186,10 @@ def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
             )
         case jobs.CheckpointFailed() as failed:
             message.checkpoint_failed.CopyFrom(job_pb2.CheckpointFailed(step=failed.step, error=failed.error))
+        case jobs.CheckpointCorrupt() as corrupt:
+            message.checkpoint_corrupt.CopyFrom(job_pb2.CheckpointCorrupt(path=corrupt.path, reason=corrupt.reason))
+        case jobs.ExactnessLost() as changed:
+            message.exactness_lost.CopyFrom(job_pb2.ExactnessLost(step=changed.step, differences=changed.differences))
         case jobs.WorkerLost() as lost:
             message.worker_lost.CopyFrom(
                 job_pb2.WorkerLost(rank=lost.rank, step=lost.step, reason=lost.reason, phase=lost.phase)
@@ -196,6 +203,19 @@ def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
         case jobs.CompilationFinished(num_kernels, seconds):
             message.compilation_finished.CopyFrom(job_pb2.CompilationFinished(num_kernels=num_kernels, seconds=seconds))
     return message
+
+
+def checkpoint_to_proto(found: Listed) -> job_pb2.Checkpoint:
+    """A checkpoint as a message."""
+    return job_pb2.Checkpoint(
+        step=found.step,
+        time=timestamp(found.time),
+        size_bytes=found.size_bytes,
+        weights_digest=found.weights_digest,
+        location=found.location,
+        verified=found.is_verified,
+        problem=found.problem,
+    )
 
 
 def progress_to_proto(job: jobs.Job, *, now: float) -> job_pb2.JobEvent:

@@ -22,11 +22,13 @@ from service.jobs import Evaluation, StateReason, WorkerLost, WorkersChanged, Wo
 from service.losses import Losses
 from service.membership import Team, decide
 from service.observer import SegmentObserver
+from service.resumption import RefusedError
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 from service.seats import Standing
-from service.worker_group import Order, RefusedError, WorkerGroup
+from service.worker_group import Order, WorkerGroup
+from worker.checkpoint_store import StoreUnreachableError
 from worker.plan import Plan
-from worker.replica import LegEnd
+from worker.replica import LegEnd, NumericsChangedError
 from worker.spec import JobSpec
 
 MAX_EXPONENT = 700.0  # exp of more is no float64
@@ -98,6 +100,10 @@ class _Coordinator:
             self._report(await self._train())
         except RefusedError as refused:
             self._report(RunFailed(StateReason.INVALID_JOB, str(refused)))
+        except NumericsChangedError as changed:
+            self._report(RunFailed(StateReason.NUMERICS_CHANGED, str(changed)))
+        except StoreUnreachableError as error:
+            self._report(RunFailed(StateReason.CHECKPOINT_FAILED, f"the checkpoints cannot be read: {error}"))
         except Exception as error:
             logger.exception("job %s", self._order.job_id)
             self._report(RunFailed(StateReason.INTERNAL, one_line(error)))
@@ -107,7 +113,7 @@ class _Coordinator:
     async def _train(self) -> Report:
         """From the first or the newest saved step to the last, and how it ended."""
         group, total, evaluated = self._group, self._spec.training.max_steps, -1
-        writer = CheckpointWriter(self._spec, self._order, group)
+        writer = CheckpointWriter(self._spec, self._order, group, report=self._report)
         while True:
             group.changed.clear()
             verdict = await self._take_losses()
@@ -120,6 +126,8 @@ class _Coordinator:
             if not await self._gather():
                 await group.changed.wait()
                 continue
+            if self._spec.checkpoint.every_steps:
+                writer.prepare()
             committed = group.committed
             if evaluated != committed and self._is_due(committed, self._spec.evaluation.every_steps):
                 evaluation = await self._evaluate()
@@ -136,7 +144,7 @@ class _Coordinator:
                 return RunFailed(StateReason.NON_FINITE, broken[0].message)
             before, committed = committed, group.committed
             if before < committed < total and self._is_due(committed, self._spec.checkpoint.every_steps):
-                await writer.start(self._report)
+                await writer.start()
 
     async def _take_losses(self) -> RunFailed | None:
         """Tells of the workers that were lost; the verdict where that is the job's own fault."""
@@ -212,18 +220,17 @@ class _Coordinator:
         """The end of a run that goes on one day, from its newest checkpoint."""
         if not self._has_begun:
             return RunPaused(self._group.committed)
-        await writer.start(self._report)
+        await writer.start()
         await writer.wait()
         return RunPaused(self._group.committed)
 
     async def _finish(self, writer: CheckpointWriter) -> Report:
         """The last checkpoint is the model."""
-        await writer.start(self._report)
-        published = await writer.wait()
+        published = await writer.finish()
         if published is None:
             message = f"the trained model could not be written to {self._order.checkpoints}; see the job's events"
-            return RunFailed(StateReason.INTERNAL, message)
-        return RunSucceeded(published.weights_digest, str(published.model))
+            return RunFailed(StateReason.CHECKPOINT_FAILED, message)
+        return RunSucceeded(published.weights_digest, published.model)
 
     def _is_due(self, step: int, every_steps: int) -> bool:
         last = step == self._spec.training.max_steps

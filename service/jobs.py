@@ -52,6 +52,8 @@ class StateReason(StrEnum):
     TOO_MANY_FAILURES = "too_many_failures"
     INTERNAL = "internal"
     USER_REQUEST = "user_request"
+    NUMERICS_CHANGED = "numerics_changed"
+    CHECKPOINT_FAILED = "checkpoint_failed"
 
 
 class Trigger(StrEnum):
@@ -199,10 +201,26 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class CheckpointFailed:
-    """A checkpoint could not be written; training goes on."""
+    """A checkpoint could not be written, and training goes on; or the checkpoints could not be read for now."""
 
     step: int
     error: str
+
+
+@dataclass(frozen=True)
+class CheckpointCorrupt:
+    """A checkpoint was found damaged, and is kept at `path`; the one before is used."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ExactnessLost:
+    """The job goes on from `step` with other numerics, named in `differences`, as the operator allowed."""
+
+    step: int
+    differences: str
 
 
 @dataclass(frozen=True)
@@ -254,6 +272,8 @@ Happening = (
     | Evaluation
     | CheckpointSaved
     | CheckpointFailed
+    | CheckpointCorrupt
+    | ExactnessLost
     | WorkerLost
     | WorkersChanged
     | WorkerSlow

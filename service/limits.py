@@ -50,5 +50,6 @@ PATIENCE = Patience()
 # --- The client -------------------------------------------------------------------------------------------------
 CALL_SECONDS = 15.0  # a call is answered in milliseconds; a service that has hung must not hang its client
 CREATE_SECONDS = DATA_CHECK_SECONDS + CALL_SECONDS  # the data is checked before a job is acknowledged
+VERIFY_SECONDS = 600.0  # reading some checkpoints of gigabytes from an object store
 RECONNECT_SECONDS = 30.0  # how long a watching client waits for a service that is being restarted
 RETRY_CONNECT_SECONDS = 0.5

@@ -14,18 +14,23 @@ from pathlib import Path
 
 import ray
 
+from service.checkpoints import CheckpointPolicy
 from service.cluster import ClusterError, RayCluster
 from service.ray_environment import prepare_local
 
 OBJECT_STORE_BYTES = 80 << 20  # nearly Ray's least: gradients and weights never pass through it
 
 
-async def open_local_cluster(*, worker_slots: int | None = None) -> RayCluster:
+async def open_local_cluster(
+    *, worker_slots: int | None = None, policy: CheckpointPolicy = CheckpointPolicy()
+) -> RayCluster:
     """Starts Ray on this machine alone, on the loopback interface, with one slot a core unless told otherwise."""
     prepare_local()
     slots = worker_slots or os.cpu_count() or 1
     directory = Path(tempfile.mkdtemp(prefix="backprop-ray-"))
-    cluster = RayCluster(num_slots=slots, largest_node_slots=slots, token=secrets.token_hex(4), directory=directory)
+    cluster = RayCluster(
+        num_slots=slots, largest_node_slots=slots, token=secrets.token_hex(4), directory=directory, policy=policy
+    )
     cluster.start_janitor()
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:

@@ -12,11 +12,13 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from service.jobs import (
+    CheckpointCorrupt,
     CheckpointFailed,
     CheckpointSaved,
     CompilationFinished,
     CompilationStarted,
     Evaluation,
+    ExactnessLost,
     Happening,
     Job,
     JobState,
@@ -34,6 +36,8 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "evaluation": Evaluation,
     "checkpoint_saved": CheckpointSaved,
     "checkpoint_failed": CheckpointFailed,
+    "checkpoint_corrupt": CheckpointCorrupt,
+    "exactness_lost": ExactnessLost,
     "worker_lost": WorkerLost,
     "compilation_started": CompilationStarted,
     "compilation_finished": CompilationFinished,

@@ -10,11 +10,13 @@ from dataclasses import replace
 
 from service import limits
 from service.jobs import (
+    CheckpointCorrupt,
     CheckpointFailed,
     CheckpointSaved,
     CompilationFinished,
     CompilationStarted,
     Evaluation,
+    ExactnessLost,
     Happening,
     Job,
     JobState,
@@ -68,7 +70,9 @@ def absorb(job: Job, report: Report, *, now: float) -> Outcome:
             return lost, (report, *events)
         case Evaluation():
             return replace(job, evaluation=report), (report,)
-        case CheckpointSaved() | CheckpointFailed() | WorkerSlow() | CompilationStarted() | CompilationFinished():
+        case CheckpointSaved() | CheckpointFailed() | CheckpointCorrupt() | ExactnessLost():
+            return job, (report,)
+        case WorkerSlow() | CompilationStarted() | CompilationFinished():
             return job, (report,)
         case WorkersChanged():
             return replace(job, progress=replace(job.progress, current_workers=report.workers)), (report,)

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from service.jobs import (
+    CheckpointCorrupt,
     CheckpointFailed,
     CheckpointSaved,
     CompilationFinished,
     CompilationStarted,
     Evaluation,
+    ExactnessLost,
     Job,
     Progress,
     StateReason,
@@ -73,6 +75,8 @@ Report = (
     | Evaluation
     | CheckpointSaved
     | CheckpointFailed
+    | CheckpointCorrupt
+    | ExactnessLost
     | RunSucceeded
     | RunFailed
     | RunStopped

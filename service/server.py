@@ -107,7 +107,7 @@ async def serve(
         cluster = await open_cluster()
         stack.push_async_callback(cluster.close)
 
-        directories = JobDirectories(settings.data_dir / "jobs")
+        directories = JobDirectories(settings.data_dir / "jobs", settings.checkpoints)
         dispatcher = Dispatcher(
             ledger, cluster, directories=directories, metrics=metrics, clock=clock, patience=patience
         )
@@ -120,6 +120,7 @@ async def serve(
             dispatcher=dispatcher,
             ledger=ledger,
             cluster=cluster,
+            directories=directories,
             clock=clock,
             http_address=endpoints.http_url,
         )

@@ -20,6 +20,7 @@ from ray.exceptions import RayTaskError
 
 from service.jobs import CompilationFinished, CompilationStarted
 from service.losses import Loss
+from service.resumption import RefusedError, check_alike, create_segment
 from service.runs import Report
 from service.seats import DEATHS, Standing, Worker, answer_of
 from service.spare import Spare
@@ -28,7 +29,6 @@ from worker.objective import Scores
 from worker.plan import Plan, shares_by_speed
 from worker.reduce.segment import PHASES, RING_STEPS, Segment
 from worker.replica import Facts, Leg
-from worker.violations import Violation
 
 START_SECONDS = 180.0  # reading the data, building the model and touching the segment, on a busy machine
 MEDIAN_STEPS = 50  # the newest ones, for the median duration of a step
@@ -44,15 +44,9 @@ class Order:
     min_workers: int  # with whom it begins
     capacity: int  # at any time
     segment: Path
-    checkpoints: Path
+    checkpoints: str  # a path or a URL
     worker_options: Mapping[str, Any]
-
-
-class RefusedError(Exception):
-    """The job's data or model do not work, on any worker."""
-
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        super().__init__("; ".join(map(str, violations)))
+    allow_different_numerics: bool = False
 
 
 class WorkerGroup:
@@ -166,7 +160,9 @@ class WorkerGroup:
             raise RefusedError(facts)
         await self._rehearse(worker)
         async with self._creating:
-            if not self.has_segment:
+            if self.has_segment:
+                check_alike(facts, self.facts, allow_different_numerics=order.allow_different_numerics)
+            else:
                 await self._create_segment(actor, facts)
         await actor.join.remote(order.segment, worker.seat)
 
@@ -190,7 +186,13 @@ class WorkerGroup:
     async def _create_segment(self, actor: ActorHandle[Any], facts: Facts) -> None:
         """The segment with the newest saved or the first weights, made by the first worker that has loaded them."""
         self._order.segment.unlink(missing_ok=True)  # of a worker that died making it
-        await actor.create_segment.remote(self._order.segment, self._order.checkpoints)
+        await create_segment(
+            actor,
+            self._order.segment,
+            self._order.checkpoints,
+            allow_different_numerics=self._order.allow_different_numerics,
+            report=self._report,
+        )
         self.facts, self.segment = facts, Segment.attach(self._order.segment, facts.shape)
         self.has_segment = True
 

@@ -21,6 +21,7 @@ from service.ray_environment import prepare_local
 # data directory of their own would compile everything anew.
 prepare_local(kernels=Path(__file__).parents[1] / ".pytest_cache" / "kernels")
 
+from service.checkpoints import CheckpointPolicy
 from service.config import Address, Settings
 from service.fake_cluster import FakeCluster
 from service.limits import Patience
@@ -123,7 +124,7 @@ StartService = Callable[..., Awaitable[RunningService]]
 
 @pytest.fixture
 async def start_service(tmp_path: Path) -> AsyncIterator[StartService]:
-    """Starts services; keyword arguments: cluster, data_dir, listen, data_check. They are stopped after the test."""
+    """Starts services; keyword arguments: see below. They are stopped after the test."""
     services: list[RunningService] = []
 
     async def start(
@@ -132,11 +133,13 @@ async def start_service(tmp_path: Path) -> AsyncIterator[StartService]:
         data_dir: Path = tmp_path / "data",
         listen: Address = ANYWHERE,
         data_check: Callable[[JobSpec], None] = lambda spec: None,
+        checkpoint_store: str | None = None,
     ) -> RunningService:
         cluster = FakeCluster() if cluster is None else cluster
         stop = asyncio.Event()
         ready: asyncio.Future[Endpoints] = asyncio.get_running_loop().create_future()
-        settings = Settings(data_dir, listen=listen, http=ANYWHERE)
+        policy = CheckpointPolicy(checkpoint_store)
+        settings = Settings(data_dir, listen=listen, http=ANYWHERE, checkpoints=policy)
 
         async def open_cluster() -> FakeCluster:
             return cluster

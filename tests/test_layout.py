@@ -13,13 +13,14 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 350
 ONLY_HERE = {  # module prefix -> the only places of the product that may import it
     "ray": ("worker/actor.py", "service/cluster.py", "service/local_cluster.py", "service/coordinator.py",
-            "service/worker_group.py", "service/seats.py", "service/spare.py"),
+            "service/worker_group.py", "service/resumption.py", "service/seats.py", "service/spare.py"),
     "service.pb": ("service/pb/", "service/api.py", "service/convert.py", "service/client.py", "service/documents.py",
                    "service/interceptors.py", "service/server.py", "service/cli/"),
     "grpc": ("service/pb/", "service/api.py", "service/client.py", "service/interceptors.py", "service/server.py"),
     "sqlite3": ("service/database.py", "service/store.py"),
     "prometheus_client": ("service/metrics.py", "service/web/"),
     "starlette": ("service/web/",),
+    "obstore": ("worker/object_store.py",),
 }  # fmt: skip
 NEVER = {  # package -> what nothing in it may import
     "worker/": ("service", "grpc", "google", "starlette", "uvicorn", "typer", "rich"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -10,9 +11,17 @@ import ray
 from worker.objective import Scores
 from worker.plan import Plan
 from worker.process import keep_freed_memory, start_time_of
-from worker.replica import Facts, Leg, Replica
+from worker.replica import Facts, Leg, NumericsChangedError, Replica, Resumed
 from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a job does not go on from its newest checkpoint: its numerics, or what is wrong with its data."""
+
+    numerics: str = ""
+    violations: tuple[Violation, ...] = ()
 
 
 class _Worker:
@@ -37,8 +46,14 @@ class _Worker:
     def rehearse(self, *, may_compile: bool) -> int | None:
         return self._loaded.rehearse(may_compile=may_compile)
 
-    def create_segment(self, path: Path, checkpoints: Path) -> int:
-        return self._loaded.create_segment(path, checkpoints)
+    def create_segment(self, path: Path, checkpoints: str, *, allow_different_numerics: bool) -> Resumed | Refused:
+        """The segment with the newest state in it; why not, where the checkpoints are of other numerics or data."""
+        try:
+            return self._loaded.create_segment(path, checkpoints, allow_different_numerics=allow_different_numerics)
+        except NumericsChangedError as error:
+            return Refused(str(error))
+        except SpecError as error:
+            return Refused(violations=error.violations)
 
     def join(self, path: Path, seat: int) -> None:
         self._loaded.join(path, seat)

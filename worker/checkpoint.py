@@ -1,40 +1,51 @@
-"""Checkpoints on disk: complete and verified, or not there.
+"""Checkpoints: all that training goes on from exactly, complete and verified, or not there.
 
-    <directory>/step-0000000200/weights.safetensors     the model, see model_file
-                                ema.safetensors         the same with the averaged weights, if the job keeps them
-                                optimizer.safetensors   the optimizer's other state vectors, flat
-                                manifest.json           step, loss scale, job, checksums, fingerprint; written last
+    step-0000000200/weights.safetensors     the model, see model_file
+                    ema.safetensors         the same with the averaged weights, if the job keeps them
+                    optimizer.safetensors   the optimizer's other state vectors, flat: m and v, ...
+                    manifest.json           step, loss scale, whose it is, checksums of the files and of itself
 
-A checkpoint is written into a temporary directory, every file and the directory are flushed to disk, it is read
-back, and one rename publishes it. `newest` verifies before it believes, sets a bad one aside and takes the one
-before. Knows files and arrays, nothing of workers or jobs.
+Nothing else decides how a job goes on. The schedule, the keys of all random numbers (dropout, masks) and the place in
+the data are functions of the job spec and the step; the spec and the data are named by their checksums, the numerics
+by their fingerprint, so that a checkpoint is gone on from only where the next bits will be the same.
+
+A manifest has one form only, byte for byte: whatever is changed in it is found. It holds no time and no place, so that
+equal states are equal files, and a step that is written again after a restart is the same checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from worker import model_file
+from worker.checkpoint_store import (
+    MANIFEST,
+    VISIBLE,
+    CheckpointStore,
+    CorruptCheckpointError,
+    Read,
+    StoreUnreachableError,
+    is_url,
+    open_store,
+)
+from worker.fingerprint import Fingerprint
 from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
 from worker.optim.rules import EMA
 
-FORMAT = 1
-WEIGHTS, AVERAGE = "weights.safetensors", "ema.safetensors"
-OPTIMIZER, MANIFEST = "optimizer.safetensors", "manifest.json"
+FORMAT = 2
+WEIGHTS, AVERAGE, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
 
 
@@ -54,7 +65,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that training goes on from: `weights` (P,), the optimizer's state vectors, (P,) each, by name, loss scale."""
+    """All that training goes on from: `weights` (P,), the optimizer's state vectors, (P,) each, the loss scale."""
 
     step: int
     weights: Floats
@@ -63,18 +74,40 @@ class TrainingState:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A checkpoint that is there to stay; `model` is the file to use, with the averaged weights if there are such."""
+class Origin:
+    """What made a state, beside the step: it goes on exactly only where all of this is the same."""
 
-    path: Path
+    spec_sha256: str
+    data_sha256: str
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that is there to stay; `model` is where the file to use is, the average where there is one."""
+
+    location: str
+    model: str
     step: int
     weights_digest: str
     size_bytes: int
-    model: Path
 
 
-class CorruptCheckpointError(Exception):
-    """A checkpoint is not what its manifest says."""
+@dataclass(frozen=True)
+class Corrupt:
+    """A checkpoint that was passed over: where it is now, and what is wrong with it."""
+
+    location: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest good checkpoint, if there is one, with what it was made by; and those newer that are not."""
+
+    state: TrainingState | None = None
+    origin: Origin | None = None
+    corrupt: tuple[Corrupt, ...] = ()
 
 
 def weights_digest(weights: Floats) -> str:
@@ -82,103 +115,204 @@ def weights_digest(weights: Floats) -> str:
     return hashlib.sha256(np.ascontiguousarray(weights, "<f4").data).hexdigest()
 
 
-def fingerprint() -> dict[str, object]:
-    """What besides the job decides the last bits: libraries and instruction set."""
-    features = np._core._multiarray_umath.__cpu_features__  # type: ignore[attr-defined]  # NumPy has no public name for it
-    return {
-        "machine": platform.machine(),
-        "cpu_features": sorted(name for name, found in features.items() if found),
-        "blas": np.show_config(mode="dicts")["Build Dependencies"]["blas"].get("version", ""),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "python": platform.python_version(),
-    }
+def name_of(step: int) -> str:
+    """A checkpoint's name: in the order of their names, they are in that of their steps."""
+    return f"{VISIBLE}{step:010d}"
 
 
 def publish(
-    directory: Path,
+    store: CheckpointStore,
     state: TrainingState,
     *,
     tensors: Tensors,
     description: Description,
-    job: Mapping[str, str],
+    origin: Origin,
     keep: int,
 ) -> Published:
     """Writes a checkpoint, verifies it and makes it visible; then removes all but the `keep` newest.
 
-    `job` goes into the manifest as it is. Raises OSError, with nothing half there, where the disk does not take it.
+    Raises OSError, with nothing half there, where the store does not take it.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    target = directory / f"step-{state.step:010d}"
-    temporary = directory / f".tmp-{target.name}-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    digest = weights_digest(state.weights)
-    try:
-        temporary.mkdir(mode=0o700)
-        models, others = {WEIGHTS: state.weights}, dict(state.optimizer)
-        if EMA in others:
-            models[AVERAGE] = others.pop(EMA)
-        files = {name: model_file.encode(tensors.named(vector), description) for name, vector in models.items()}
-        files[OPTIMIZER] = save(others)
-        sums = {name: _write(temporary / name, content) for name, content in files.items()}
-        manifest = {
+    name, digest = name_of(state.step), weights_digest(state.weights)
+    models, others = {WEIGHTS: state.weights}, dict(state.optimizer)
+    if EMA in others:
+        models[AVERAGE] = others.pop(EMA)
+    files = {file: model_file.encode(tensors.named(vector), description) for file, vector in models.items()}
+    files[OPTIMIZER] = save(others)
+    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    manifest = _manifest(
+        {
             "format": FORMAT,
             "step": state.step,
-            "weights_digest": digest,
             "loss_scale": asdict(state.loss_scale),
-            "job": dict(job),
-            "files": {name: {"sha256": sums[name], "bytes": len(content)} for name, content in files.items()},
+            "weights_digest": digest,
+            "spec_sha256": origin.spec_sha256,
+            "data_sha256": origin.data_sha256,
+            "files": {file: {"sha256": sums[file], "bytes": len(content)} for file, content in files.items()},
             "parameters": list(tensors.names),
-            "fingerprint": fingerprint(),
+            "fingerprint": dict(origin.fingerprint),
         }
-        _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
-        _flush_directory(temporary)
-        read(temporary, tensors)
-        shutil.rmtree(target, ignore_errors=True)  # of the same step, from before a restart
-        temporary.rename(target)
-        _flush_directory(directory)
+    )
+    try:
+        store.publish(name, files, manifest, lambda read: _check(read, manifest))
     except CorruptCheckpointError as error:
         raise OSError(f"what was read back is not what was written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    _retain(directory, keep)
-    size = sum(file.stat().st_size for file in target.iterdir())
-    return Published(target, state.step, digest, size, target / (AVERAGE if AVERAGE in files else WEIGHTS))
+    _retain(store, keep, but=name)
+    size = len(manifest) + sum(map(len, files.values()))
+    model = AVERAGE if AVERAGE in files else WEIGHTS
+    return Published(_location(store, name), store.locate(name, model, sums[model]), state.step, digest, size)
 
 
-def newest(directory: Path, tensors: Tensors, *, job: Mapping[str, str]) -> TrainingState | None:
-    """The newest checkpoint of this very job that verifies; ones that do not are renamed to `.corrupt-...`."""
-    for path in reversed(_published(directory)):
+def newest(store: CheckpointStore, tensors: Tensors, *, spec_sha256: str) -> Found:
+    """The newest checkpoint of this very job that verifies; ones that do not are set aside, for the one before.
+
+    Raises OSError where nothing can be known of the checkpoints: one that cannot be reached is not corrupt.
+    """
+    store.sweep()
+    corrupt: list[Corrupt] = []
+    for entry in reversed(store.entries()):
         try:
-            return read(path, tensors, job=job)
-        except (CorruptCheckpointError, OSError):
-            path.rename(path.with_name(f".corrupt-{path.name}-{os.urandom(3).hex()}"))
-    return None
+            state, origin = read(store, entry.name, tensors)
+            if origin.spec_sha256 != spec_sha256:
+                raise CorruptCheckpointError(f"belongs to another job spec: got {origin.spec_sha256}")
+            return Found(state, origin, tuple(corrupt))
+        except StoreUnreachableError:
+            raise
+        except CorruptCheckpointError as error:
+            corrupt.append(Corrupt(_set_aside(store, entry.name), str(error)))
+        except OSError as error:  # whether it is sound, nobody knows: it stays, and may be read another time
+            corrupt.append(Corrupt(_location(store, entry.name), f"cannot be read: {error}"))
+    return Found(corrupt=tuple(corrupt))
 
 
-def read(path: Path, tensors: Tensors, *, job: Mapping[str, str] | None = None) -> TrainingState:
-    """A checkpoint, every byte of it checked against the manifest. Raises CorruptCheckpointError."""
+def _set_aside(store: CheckpointStore, name: str) -> str:
     try:
-        manifest = json.loads((path / MANIFEST).read_bytes())
-        for name, expected in manifest["files"].items():
-            with (path / name).open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != expected["sha256"]:
-                raise CorruptCheckpointError(f"{path / name}: got sha256 {found}, expected {expected['sha256']}")
-        if set(manifest["files"]) - {AVERAGE} != {WEIGHTS, OPTIMIZER} or manifest["format"] != FORMAT:
-            raise CorruptCheckpointError(f"{path}: not a checkpoint of format {FORMAT}")
-        if job is not None and manifest["job"] != dict(job):
-            raise CorruptCheckpointError(f"{path}: belongs to another job: {manifest['job']}")
-        weights, optimizer = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
-        if AVERAGE in manifest["files"]:
-            optimizer[EMA] = _flat(load_file(path / AVERAGE), tensors)
-        scale = LossScale(**manifest.get("loss_scale", asdict(UNSCALED)))
-        state = TrainingState(int(manifest["step"]), _flat(weights, tensors), optimizer, scale)
+        return store.set_aside(name)
+    except OSError:  # a disk that cannot be written to any more: it stays, and is found corrupt again next time
+        return _location(store, name)
+
+
+def _location(store: CheckpointStore, name: str) -> str:
+    return store.locate(name, MANIFEST, "").removesuffix(f"/{MANIFEST}")
+
+
+def read(store: CheckpointStore, name: str, tensors: Tensors) -> tuple[TrainingState, Origin]:
+    """A checkpoint, every byte of it checked against the manifest. Raises CorruptCheckpointError, OSError."""
+    content = partial(store.read, name)
+    with _corruption():
+        manifest = _parse(content(MANIFEST, ""))
+        if name != name_of(manifest["step"]):
+            raise CorruptCheckpointError(f"is of step {manifest['step']}")
+        files = dict(_files(manifest, content))
+        weights, optimizer = load(files[WEIGHTS]), load(files[OPTIMIZER])
+        if AVERAGE in files:
+            optimizer[EMA] = _flat(load(files[AVERAGE]), tensors)
+        scale = LossScale(**manifest["loss_scale"])
+        state = TrainingState(manifest["step"], _flat(weights, tensors), optimizer, scale)
+        for vector_name, vector in optimizer.items():
+            if vector.shape != state.weights.shape or vector.dtype != np.float32:
+                raise CorruptCheckpointError(
+                    f"{vector_name}: got {vector.dtype} {vector.shape}, expected {state.weights.shape}"
+                )
         if weights_digest(state.weights) != manifest["weights_digest"]:
-            raise CorruptCheckpointError(f"{path}: the weights' digest is not the manifest's")
-        return state
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError, SafetensorError) as error:
-        raise CorruptCheckpointError(f"{path}: {error}") from error
+            raise CorruptCheckpointError("the weights' digest is not the manifest's")
+        return state, Origin(manifest["spec_sha256"], manifest["data_sha256"], manifest["fingerprint"])
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A visible checkpoint as its manifest has it; `problem` says what is wrong with it, if anything.
+
+    Without `is_verified`, only the manifest was looked at.
+    """
+
+    location: str
+    time: float
+    size_bytes: int
+    step: int = 0
+    weights_digest: str = ""
+    is_verified: bool = False
+    problem: str = ""
+
+
+def listed(store: CheckpointStore, *, verify: bool) -> list[Listed]:
+    """The visible checkpoints, newest first. Nothing is set aside or changed. Raises OSError."""
+    found = []
+    for entry in reversed(store.entries()):
+        location = _location(store, entry.name)
+        step = int(entry.name.removeprefix(VISIBLE)) if entry.name.removeprefix(VISIBLE).isdigit() else 0
+        try:
+            with _corruption():
+                manifest = _parse(store.read(entry.name, MANIFEST))
+                digest = str(manifest["weights_digest"])
+                if verify:
+                    for _ in _files(manifest, partial(store.read, entry.name)):
+                        pass
+            found.append(Listed(location, entry.time, entry.size_bytes, step, digest, is_verified=verify))
+        except StoreUnreachableError:
+            raise
+        except (CorruptCheckpointError, OSError) as error:
+            found.append(Listed(location, entry.time, entry.size_bytes, step, problem=str(error)))
+    return found
+
+
+def beside(model: str, file: str) -> str:
+    """Where another file of a checkpoint is, by where its model is. Raises CorruptCheckpointError, OSError."""
+    if not is_url(model):
+        return str(Path(model).with_name(file))
+    url, name, _ = model.rsplit("/", 2)
+    store = open_store(url)
+    with _corruption():
+        return store.locate(name, file, _parse(store.read(name, MANIFEST))["files"][file]["sha256"])
+
+
+def _manifest(document: Mapping[str, Any]) -> bytes:
+    """A manifest's bytes, its own checksum in front."""
+    body = json.dumps(document, indent=1)
+    return json.dumps({"sha256": hashlib.sha256(body.encode()).hexdigest(), **document}, indent=1).encode()
+
+
+def _parse(manifest: bytes) -> Any:
+    document = json.loads(manifest)
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise CorruptCheckpointError(f"not a checkpoint of format {FORMAT}")
+    del document["sha256"]
+    if _manifest(document) != manifest:
+        raise CorruptCheckpointError(f"{MANIFEST} is not as it was written")
+    return document
+
+
+def _files(manifest: Any, content: Read) -> Iterator[tuple[str, bytes]]:
+    """A checkpoint's files one by one, each with the checksum that it must have. Raises CorruptCheckpointError."""
+    for file, expected in manifest["files"].items():
+        found = content(file, expected["sha256"])
+        sha256 = hashlib.sha256(found).hexdigest()
+        if sha256 != expected["sha256"]:
+            raise CorruptCheckpointError(
+                f"{file}: got {len(found)} bytes with sha256 {sha256}, "
+                f"expected {expected['bytes']} with {expected['sha256']}"
+            )
+        yield file, found
+
+
+def _check(content: Read, written: bytes) -> None:
+    """Whether what can be read back is what was to be written; raises CorruptCheckpointError, OSError."""
+    with _corruption():
+        if content(MANIFEST, "") != written:
+            raise CorruptCheckpointError(f"{MANIFEST} is not as it was written")
+        for _ in _files(_parse(written), content):
+            pass
+
+
+@contextmanager
+def _corruption() -> Iterator[None]:
+    """Whatever bytes may do to those who parse them is one error: the checkpoint is corrupt."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise CorruptCheckpointError(f"{error.filename or error} is missing") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise CorruptCheckpointError(f"{type(error).__name__}: {error}") from error
 
 
 def _flat(weights: Mapping[str, np.ndarray[Any, np.dtype[Any]]], tensors: Tensors) -> Floats:
@@ -190,32 +324,9 @@ def _flat(weights: Mapping[str, np.ndarray[Any, np.dtype[Any]]], tensors: Tensor
     return np.concatenate([weights[name].reshape(-1) for name in tensors.names])
 
 
-def _published(directory: Path) -> list[Path]:
-    """The visible checkpoints, oldest first."""
-    return sorted(path for path in directory.glob("step-*") if path.is_dir())
-
-
-def _retain(directory: Path, keep: int) -> None:
-    """Removes all but the newest; a rename first, so that none is ever visible in part."""
-    for path in _published(directory)[:-keep]:
-        trash = path.with_name(f".trash-{path.name}")
-        path.rename(trash)
-        shutil.rmtree(trash, ignore_errors=True)
-
-
-def _write(path: Path, content: bytes) -> str:
-    """Writes a new file and flushes it to disk; returns its sha256."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    return hashlib.sha256(content).hexdigest()
-
-
-def _flush_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _retain(store: CheckpointStore, keep: int, *, but: str) -> None:
+    """Removes all but the newest, and the one just written; what cannot be removed now is, after the next one."""
+    with suppress(OSError):
+        for entry in store.entries()[:-keep]:
+            if entry.name != but:
+                store.remove(entry.name)

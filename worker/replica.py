@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -17,9 +16,11 @@ import numpy as np
 
 from worker import checkpoint
 from worker.autodiff import autocast, philox
+from worker.checkpoint_store import open_store
 from worker.data import source
 from worker.data.dataset import Dataset
 from worker.data.sampler import Sampler
+from worker.fingerprint import differences, fingerprint
 from worker.loss_scale import UNSCALED, LossScale
 from worker.model_file import Description
 from worker.nn.flat import FlatParameters
@@ -35,6 +36,7 @@ from worker.rehearsal import rehearse
 from worker.spec import JobSpec
 from worker.step import TrainingStep
 from worker.update import NEVER, NonFiniteError, RangeUpdate
+from worker.violations import SpecError, Violation
 
 EVALUATION_CHUNK = 256  # held-out samples evaluated at once: the job's, so that the sums have one order
 
@@ -66,13 +68,30 @@ class Facts:
     state_names: tuple[str, ...]
     objective: Objective
     description: Description
+    origin: checkpoint.Origin
 
 
-def identity_of(spec: JobSpec) -> Mapping[str, str]:
+@dataclass(frozen=True)
+class Resumed:
+    """Where a segment begins: the step, and what was found on the way to it.
+
+    `differences` are those of the numeric fingerprint: with any, the bits that follow may be others.
+    """
+
+    step: int
+    corrupt: tuple[checkpoint.Corrupt, ...] = ()
+    differences: tuple[str, ...] = ()
+
+
+class NumericsChangedError(Exception):
+    """The newest checkpoint was made by other numerics than this worker has."""
+
+
+def spec_sha256(spec: JobSpec) -> str:
     """What a checkpoint must agree on to be this job's: all of the spec that decides the weights."""
     beside = dict.fromkeys(("name", "workers", "evaluation", "checkpoint"), True)
     deciding = spec.model_dump_json(exclude={**beside, "training": {"gradient_checkpointing"}})
-    return {"spec_sha256": hashlib.sha256(deciding.encode()).hexdigest()}
+    return hashlib.sha256(deciding.encode()).hexdigest()
 
 
 class Replica:
@@ -100,6 +119,7 @@ class Replica:
             self._recipe.rule.state_names,
             self._recipe.objective,
             Description(spec.model, dataset.input_shape, dataset.num_outputs, dataset.vocabulary),
+            checkpoint.Origin(spec_sha256(spec), dataset.sha256, fingerprint()),
         )
         self._segment: Segment | None = None
         self._seat = -1
@@ -122,10 +142,17 @@ class Replica:
                 may_compile=may_compile,
             )
 
-    def create_segment(self, path: Path, checkpoints: Path) -> int:
-        """Creates the job's segment with the newest good checkpoint in it, or the first weights; returns the step."""
+    def create_segment(self, path: Path, checkpoints: str, *, allow_different_numerics: bool = False) -> Resumed:
+        """Creates the job's segment with the newest good checkpoint of a path or URL in it, or the first weights.
+
+        Raises NumericsChangedError, SpecError where the data is not what it was, OSError where the checkpoints cannot
+        be reached.
+        """
         shape, names = self.facts.shape, self.facts.state_names
-        saved = checkpoint.newest(checkpoints, self.facts.tensors, job=identity_of(self._spec))
+        found = checkpoint.newest(
+            open_store(checkpoints), self.facts.tensors, spec_sha256=self.facts.origin.spec_sha256
+        )
+        saved, changed = found.state, self._compare(found, allow_different_numerics=allow_different_numerics)
         segment = Segment.create(path, shape)
         step = 0 if saved is None else saved.step
         segment.weights(step)[:] = self._first_weights if saved is None else saved.weights
@@ -139,7 +166,25 @@ class Replica:
         segment.control.commit(step)
         segment.control.last_step = NEVER
         segment.close()
-        return step
+        return Resumed(step, found.corrupt, changed)
+
+    def _compare(self, found: checkpoint.Found, *, allow_different_numerics: bool) -> tuple[str, ...]:
+        """How the numerics differ from those that made a checkpoint."""
+        if found.state is None or found.origin is None:
+            return ()
+        ours, theirs, step = self.facts.origin, found.origin, found.state.step
+        if ours.data_sha256 != theirs.data_sha256:
+            text = f"got sha256 {ours.data_sha256}, expected {theirs.data_sha256} as up to step {step}: "
+            advice = "the data has changed since; give the job back the data it began with, or submit a new one"
+            raise SpecError([Violation(f"data.{self._spec.data.kind}", text + advice)])
+        changed = differences(ours.fingerprint, theirs.fingerprint)
+        if changed and not allow_different_numerics:
+            raise NumericsChangedError(
+                f"the checkpoint of step {step} was made with other numerics, so that the weights would not be those "
+                f"of an undisturbed run: {'; '.join(changed)}. Restore the machine or the libraries, or submit the job "
+                "anew; a service started with --allow-different-numerics goes on all the same"
+            )
+        return changed
 
     def join(self, path: Path, seat: int) -> None:
         """Takes a seat in the segment, for life."""

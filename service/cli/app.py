@@ -12,14 +12,15 @@ import typer
 from service import __version__
 from service.cli.failure import CommandError, ExitCode, say
 from service.cli.follow import Output as OutputFormat
+from service.cli.models import checkpoints, export, sample
 from service.cli.options import (
     DEFAULT_ADDRESS,
     Address,
+    AllowDifferentNumerics,
     JobFileName,
     JobName,
     Output,
     Settings,
-    Weights,
     connect,
     overrides_of,
     read_job_file,
@@ -77,6 +78,11 @@ def serve(
     worker_slots: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Workers that may run at once. [default: one a core]")
     ] = None,
+    checkpoint_store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Keeps checkpoints: a path, s3://, gs:// or az://. [default: in --data-dir]"),
+    ] = None,
+    allow_different_numerics: AllowDifferentNumerics = False,
 ) -> None:
     """Run the service until Ctrl-C. Jobs that run are taken up again by the next start."""
     from service.config import KERNELS, check_loopback, default_data_dir, parse_address
@@ -86,6 +92,7 @@ def serve(
     directory = (data_dir or default_data_dir(os.environ, home=Path.home())).absolute()
     if ray_address is None:
         prepare_local(kernels=directory / KERNELS)  # before anything imports ray, grpc or numba
+    from service.checkpoints import CheckpointPolicy, prepare_store
     from service.cli.serving import serve_until_signalled
 
     serve_until_signalled(
@@ -95,6 +102,9 @@ def serve(
             http=None if http == "off" else check_loopback(parse_address(http, option="--http"), option="--http"),
             ray_address=ray_address,
             worker_slots=worker_slots,
+            checkpoints=CheckpointPolicy(
+                None if checkpoint_store is None else prepare_store(checkpoint_store), allow_different_numerics
+            ),
         )
     )
 
@@ -108,6 +118,7 @@ def run(
         Path | None, typer.Option("-o", "--export", metavar="FILE", help="Write the trained model (safetensors) here.")
     ] = None,
     data_dir: Annotated[Path, typer.Option(metavar="DIR", help="Keeps jobs, models and the log.")] = Path(".backprop"),
+    allow_different_numerics: AllowDifferentNumerics = False,
     output: Output = OutputFormat.TEXT,
 ) -> None:
     """Train one job here and now: starts a service and Ray, follows the job, and stops everything again."""
@@ -115,6 +126,7 @@ def run(
     from service.ray_environment import prepare_local
 
     prepare_local(kernels=data_dir.absolute() / KERNELS)  # before anything imports ray, grpc or numba
+    from service.checkpoints import CheckpointPolicy
     from service.cli.serving import run_here
     from service.jobfile import Override
 
@@ -122,7 +134,14 @@ def run(
     if workers is not None:
         overrides.append(Override(f"--workers {workers}", "workers", {"min": workers, "max": workers}))
     job_file = read_job_file(file, overrides)
-    job = run_here(job_file, spec_of(job_file), data_dir=data_dir.absolute(), output=output, model_file=model_file)
+    job = run_here(
+        job_file,
+        spec_of(job_file),
+        data_dir=data_dir.absolute(),
+        output=output,
+        model_file=model_file,
+        checkpoints=CheckpointPolicy(allow_different_numerics=allow_different_numerics),
+    )
     raise typer.Exit(exit_code_of(job))
 
 
@@ -231,48 +250,8 @@ def cancel(job: JobName, output: Output = OutputFormat.TEXT, address: Address = 
     print_value(cancelled, output, text=f"{cancelled.job_id}: {state_of(cancelled)}")
 
 
-@app.command()
-def export(
-    job: JobName,
-    model_file: Annotated[
-        Path, typer.Option("-o", "--export", metavar="FILE", help="Where to write; - is standard output.")
-    ],
-    weights: Weights = None,
-    address: Address = DEFAULT_ADDRESS,
-) -> None:
-    """Write the trained model of a job to a file, in safetensors format."""
-    from service.cli.export import write_model
-
-    with connect(address) as client:
-        job_id = client.find_job(job).job_id
-        size = write_model(client.export_model(job_id, weights), model_file)
-    say(f"{model_file}: {size:,} bytes, the model of {job_id}")
-
-
-@app.command()
-def sample(
-    job: JobName,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="What the text begins with.")] = "",
-    tokens: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="How many tokens to write.")] = 200,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="0 writes what is likeliest, 1 as the model sees it.")
-    ] = 0.8,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Choose among the K most likely tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0, max=1, help="Choose among the likeliest, P in all.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 0,
-    weights: Weights = None,
-    address: Address = DEFAULT_ADDRESS,
-) -> None:
-    """Let a trained gpt write. JOB may be a job, or a model file that was exported."""
-    from service.cli.export import model_of
-    from worker.sampling import Sampling, continue_text
-
-    sampling = Sampling(tokens, temperature, top_k, top_p, seed)
-    with model_of(job, address, weights) as model_file:
-        try:
-            print(continue_text(model_file, prompt, sampling))
-        except ValueError as error:
-            raise CommandError(f"backprop: sample: {error}") from None
+for command in (checkpoints, export, sample):
+    app.command()(command)
 
 
 @app.command()

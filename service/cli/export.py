@@ -46,13 +46,30 @@ def _write_all(parts: Iterable[pb.ExportModelResponse], file: int) -> int:
 
 @contextmanager
 def model_of(name: str, address: str, weights: WhichWeights | None = None) -> Iterator[Path]:
-    """The model file of a job, fetched for as long as it is used; or the file itself, if `name` is one."""
+    """The model file of a job or at a URL, fetched for as long as it is used; or the file itself, if `name` is one."""
     if Path(name).is_file():
         if weights is not None:
             raise CommandError(f"backprop: --weights: got {weights} for the file {name}, expected it for a job only")
         yield Path(name)
         return
-    with connect(address) as client, tempfile.TemporaryDirectory(prefix="backprop-") as directory:
+    from worker.checkpoint_store import is_url
+
+    with tempfile.TemporaryDirectory(prefix="backprop-") as directory:
         path = Path(directory) / "model.safetensors"
-        write_model(client.export_model(client.find_job(name).job_id, weights), path)
+        if is_url(name):
+            _fetch(name, path)
+        else:
+            with connect(address) as client:
+                write_model(client.export_model(client.find_job(name).job_id, weights), path)
         yield path
+
+
+def _fetch(url: str, path: Path) -> None:
+    from worker.checkpoint_store import open_file
+
+    try:
+        _, pieces = open_file(url)
+        with path.open("xb") as file:
+            file.writelines(pieces)
+    except (OSError, ValueError) as error:
+        raise CommandError(f"backprop: cannot read {url}: {error}") from None

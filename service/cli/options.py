@@ -51,6 +51,13 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replaces a value of the file: --set training.max_steps=100."),
 ]
+AllowDifferentNumerics = Annotated[
+    bool,
+    typer.Option(
+        "--allow-different-numerics",
+        help="Go on from checkpoints of another processor or other libraries; the weights may then differ.",
+    ),
+]
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 

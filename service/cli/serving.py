@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service import __version__, limits
+from service.checkpoints import CheckpointPolicy
 from service.cli.export import write_model
 from service.cli.failure import CommandError, ExitCode, say
 from service.cli.follow import Output, follow, now
@@ -67,10 +68,10 @@ def cluster_of(settings: Settings) -> Callable[[], Awaitable[Cluster]]:
 
         try:
             if settings.ray_address is not None:
-                return await open_remote_cluster(settings.ray_address)
+                return await open_remote_cluster(settings.ray_address, policy=settings.checkpoints)
             from service.local_cluster import open_local_cluster
 
-            return await open_local_cluster(worker_slots=settings.worker_slots)
+            return await open_local_cluster(worker_slots=settings.worker_slots, policy=settings.checkpoints)
         except ClusterError as error:
             raise StartError(str(error), reason="CLUSTER_UNAVAILABLE") from None
 
@@ -78,7 +79,13 @@ def cluster_of(settings: Settings) -> Callable[[], Awaitable[Cluster]]:
 
 
 def run_here(
-    job_file: JobFile, spec: JobSpec, *, data_dir: Path, output: Output, model_file: Path | None
+    job_file: JobFile,
+    spec: JobSpec,
+    *,
+    data_dir: Path,
+    output: Output,
+    model_file: Path | None,
+    checkpoints: CheckpointPolicy,
 ) -> job_pb2.Job:
     """Trains one job in a service of its own, which is gone when this returns."""
     try:
@@ -88,7 +95,8 @@ def run_here(
     prepare_data_dir(data_dir)
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, filename=data_dir / LOG_FILE)
     anywhere = Address("127.0.0.1", 0)
-    settings = Settings(data_dir, listen=anywhere, http=anywhere, worker_slots=slots_for(spec))
+    slots = slots_for(spec)
+    settings = Settings(data_dir, listen=anywhere, http=anywhere, worker_slots=slots, checkpoints=checkpoints)
     return asyncio.run(_run_here(job_file, spec, settings=settings, output=output, model_file=model_file))
 
 

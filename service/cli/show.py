@@ -105,6 +105,12 @@ def event_text(event: job_pb2.JobEvent) -> str:
             return f"checkpoint after step {saved.step}: {saved.size_bytes:,} bytes, digest {saved.weights_digest[:12]}"
         case "checkpoint_failed":
             return f"checkpoint after step {event.checkpoint_failed.step} failed: {event.checkpoint_failed.error}"
+        case "checkpoint_corrupt":
+            corrupt = event.checkpoint_corrupt
+            return f"damaged checkpoint, the one before is used: {corrupt.path}: {corrupt.reason}"
+        case "exactness_lost":
+            lost_exactness = event.exactness_lost
+            return f"goes on from step {lost_exactness.step} with other numerics: {lost_exactness.differences}"
         case "worker_lost":
             lost = event.worker_lost
             at = f" at {lost.phase}" if lost.phase else ""
@@ -146,6 +152,25 @@ def jobs_table(jobs: Iterable[job_pb2.Job], console: Console, *, now: datetime) 
         console.print("no jobs; submit one with `backprop submit FILE`")
         return
     print_table(("JOB", "STATE", "STEP", "LOSS", "ACCURACY", "WORKERS", "TIME", ""), rows, console)
+
+
+def checkpoints_table(checkpoints: Iterable[job_pb2.Checkpoint], console: Console) -> None:
+    """Prints checkpoints as a table."""
+    rows = [
+        (
+            str(found.step),
+            local_time(found.time),
+            f"{found.size_bytes:,}",
+            found.weights_digest[:12] or "-",
+            found.problem or ("yes" if found.verified else "-"),
+            found.location,
+        )
+        for found in checkpoints
+    ]
+    if not rows:
+        console.print("no checkpoints")
+        return
+    print_table(("STEP", "TIME", "BYTES", "DIGEST", "VERIFIED", "LOCATION"), rows, console)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:

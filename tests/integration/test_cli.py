@@ -14,6 +14,8 @@ import pytest
 
 from service.fake_cluster import FakeCluster, Script
 from tests.conftest import RunningService, StartService
+from tests.unit.checkpoints import save
+from worker.checkpoint_store import LocalStore
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "examples/digits.yaml")
@@ -53,7 +55,8 @@ async def backprop(*arguments: str, service: RunningService | None = None, stdin
 async def test_help_names_every_command() -> None:
     done = await backprop("--help")
     assert done.code == 0
-    for command in ("serve", "run", "submit", "jobs", "show", "watch", "events", "cancel", "export", "delete"):
+    commands = "serve run submit jobs show watch events cancel checkpoints export sample delete"
+    for command in commands.split():
         assert f"\n  {command} " in done.output
         assert (await backprop(command, "--help")).code == 0
 
@@ -114,6 +117,29 @@ async def test_weights_that_there_are_not_are_refused(start_service: StartServic
     of_file = await backprop("sample", job["model_path"], "--weights", "raw", service=service)
     assert of_file.code == 2
     assert f"--weights: got raw for the file {job['model_path']}, expected it for a job only" in of_file.errors
+
+
+async def test_checkpoints_are_listed_with_what_is_wrong_with_them(start_service: StartService) -> None:
+    service = await start_service()
+    submitted = await backprop("submit", DIGITS, "--follow", "--output", "json", service=service)
+    job_id = submitted.jobs()[-1]["job_id"]
+    assert (await backprop("checkpoints", job_id, service=service)).output == "no checkpoints\n"
+    store = LocalStore(service.data_dir / "jobs" / job_id / "checkpoints")
+    sound, damaged = (save(store, step) for step in (5, 6))
+    Path(damaged.model).write_bytes(b"damaged")
+    lines = (await backprop("checkpoints", job_id, service=service)).output.splitlines()
+    assert lines[0].split() == ["STEP", "TIME", "BYTES", "DIGEST", "VERIFIED", "LOCATION"]
+    assert "weights.safetensors" in lines[1]
+    listed = json.loads((await backprop("checkpoints", job_id, "--output", "json", service=service)).output)
+    assert [(found["step"], found["verified"], bool(found["problem"])) for found in listed] == [
+        (6, False, True),
+        (5, True, False),
+    ]
+    assert listed[1]["location"] == sound.location
+    assert (listed[1]["size_bytes"], listed[1]["weights_digest"]) == (sound.size_bytes, sound.weights_digest)
+    quick = await backprop("checkpoints", job_id, "--no-verify", "--output", "json", service=service)
+    assert [(found["verified"], found["problem"]) for found in json.loads(quick.output)] == [(False, "")] * 2
+    assert (await backprop("checkpoints", "nobody", service=service)).code == 2
 
 
 async def test_a_failed_job_ends_with_exit_code_1(start_service: StartService) -> None:

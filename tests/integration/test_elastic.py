@@ -71,7 +71,7 @@ def reference_digest(spec: JobSpec, step: int) -> str:
     """The weights after so many steps in one process that nobody disturbs."""
     path = DIRECTORY / f"backprop-reference-{os.getpid()}"
     replica = Replica.load(spec, capacity=1)
-    replica.create_segment(path, Path("/nonexistent"))
+    replica.create_segment(path, "/nonexistent")
     replica.join(path, 0)
     segment = Segment.attach(path, replica.facts.shape)
     path.unlink()

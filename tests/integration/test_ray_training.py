@@ -2,19 +2,33 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator
 from glob import glob
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import pytest_asyncio
 
+from service.checkpoints import CheckpointPolicy
 from service.cluster import RayCluster
-from service.jobs import CheckpointSaved, Evaluation, Job, StateReason, WorkerLost
+from service.jobs import (
+    CheckpointCorrupt,
+    CheckpointFailed,
+    CheckpointSaved,
+    Evaluation,
+    ExactnessLost,
+    Job,
+    StateReason,
+    WorkerLost,
+)
 from service.local_cluster import open_local_cluster
 from service.runs import Report, Run, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
+from tests.unit.checkpoints import rewrite_manifest
+from worker.checkpoint import WEIGHTS, name_of
 from worker.spec import parse_spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
@@ -145,6 +159,97 @@ async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(
     assert again.digest == undisturbed.digest
     assert again.model.name == undisturbed.model.name == "ema.safetensors"
     assert again.model.read_bytes() == undisturbed.model.read_bytes()
+
+
+def checkpoint_of(directory: Path, step: int) -> Path:
+    return directory / "checkpoints" / name_of(step)
+
+
+async def test_a_damaged_checkpoint_is_an_event_and_the_one_before_is_used(cluster: RayCluster, tmp_path: Path) -> None:
+    spec = job()
+    undisturbed = await train(cluster, spec, 2, tmp_path)
+    shutil.rmtree(checkpoint_of(tmp_path, 120))
+    weights = checkpoint_of(tmp_path, 80) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    again = await train(cluster, spec, 2, tmp_path)
+    (corrupt,) = (report for report in again.reports if isinstance(report, CheckpointCorrupt))
+    assert ".corrupt-step-0000000080" in corrupt.path
+    assert corrupt.reason.startswith(f"{WEIGHTS}: got ")
+    assert next(report.step for report in again.reports if isinstance(report, RunStarted)) == 40
+    assert again.digest == undisturbed.digest
+
+
+async def test_other_numerics_are_refused_unless_they_are_allowed(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = job()
+    undisturbed = await train(cluster, spec, 2, tmp_path)
+    shutil.rmtree(checkpoint_of(tmp_path, 120))
+    rewrite_manifest(checkpoint_of(tmp_path, 80), lambda manifest: manifest["fingerprint"].update(numpy="1.0"))
+
+    refused = Watcher(await cluster.launch(spec, 2, tmp_path))
+    await refused.until(RunFailed)
+    await refused.run.close()
+    (failed,) = (report for report in refused.reports if isinstance(report, RunFailed))
+    assert failed.reason is StateReason.NUMERICS_CHANGED
+    assert f"numpy is {np.__version__}, was 1.0" in failed.message
+    assert "--allow-different-numerics" in failed.message
+    assert checkpoint_of(tmp_path, 80).is_dir(), "it is sound, and stays"
+
+    monkeypatch.setattr(cluster, "_policy", CheckpointPolicy(allow_different_numerics=True))
+    again = await train(cluster, spec, 2, tmp_path)
+    assert again.of(ExactnessLost) == [ExactnessLost(80, f"numpy is {np.__version__}, was 1.0")]
+    assert again.digest == undisturbed.digest, "for the numerics are the same in truth"
+
+
+async def test_data_that_changed_is_refused(cluster: RayCluster, tmp_path: Path) -> None:
+    data, random = tmp_path / "data.npz", np.random.default_rng(0)
+    inputs, targets = random.standard_normal((100, 4)).astype(np.float32), np.arange(100) % 3
+    np.savez(data, inputs=inputs, targets=targets)
+    spec = job(data={"arrays": {"path": str(data)}})
+    await train(cluster, spec, 1, tmp_path)
+    inputs[0, 0] += 1
+    np.savez(data, inputs=inputs, targets=targets)
+    watcher = Watcher(await cluster.launch(spec, 1, tmp_path))
+    await watcher.until(RunFailed)
+    await watcher.run.close()
+    (failed,) = (report for report in watcher.reports if isinstance(report, RunFailed))
+    assert failed.reason is StateReason.INVALID_JOB
+    assert failed.message.startswith("data.arrays: got sha256")
+    assert "the data has changed since" in failed.message
+
+
+async def test_a_full_disk_is_an_event_and_training_goes_on(cluster: RayCluster, tmp_path: Path) -> None:
+    undisturbed = await train(cluster, job(800), 2, tmp_path / "undisturbed")
+    watcher = Watcher(await cluster.launch(job(800), 2, tmp_path / "full"))
+    await watcher.until(RunStarted)
+    coordinator = psutil.Process(processes_named("Coordinator")[0])
+    before = coordinator.rlimit(psutil.RLIMIT_FSIZE)
+    coordinator.rlimit(psutil.RLIMIT_FSIZE, (4096, before[1]))  # what is longer cannot be written, as on a full disk
+    async with asyncio.timeout(SECONDS):
+        while not any(report.step == 800 for report in watcher.reports if isinstance(report, CheckpointFailed)):
+            await watcher.until(CheckpointFailed, len(watcher.of(CheckpointFailed)) + 1)
+    assert not list(tmp_path.glob("full/checkpoints/.*")), "nothing is half there"
+    coordinator.rlimit(psutil.RLIMIT_FSIZE, before)
+    await watcher.until(RunSucceeded)
+    await watcher.run.close()
+    failed = [report for report in watcher.reports if isinstance(report, CheckpointFailed)]
+    assert "File too large" in failed[0].error
+    assert failed[-1].error.endswith(" s"), "the last one is tried again"
+    assert watcher.digest == undisturbed.digest
+
+
+async def test_checkpoints_that_cannot_be_read_for_now_are_waited_for(cluster: RayCluster, tmp_path: Path) -> None:
+    """Starting anew instead would throw away what was learned."""
+    (tmp_path / "checkpoints").write_text("in the way")
+    watcher = Watcher(await cluster.launch(job(), 1, tmp_path))
+    await watcher.until(CheckpointFailed)
+    (tmp_path / "checkpoints").unlink()
+    await watcher.until(RunSucceeded)
+    await watcher.run.close()
+    (failed, *_) = (report for report in watcher.reports if isinstance(report, CheckpointFailed))
+    assert failed.error.startswith("StoreUnreachableError: ")
+    assert "checkpoints: Not a directory; tried again in " in failed.error
 
 
 async def test_a_cancelled_run_stops_and_leaves_no_shared_memory(cluster: RayCluster, tmp_path: Path) -> None:

@@ -229,6 +229,8 @@ def test_a_nan_loss_survives_the_wire() -> None:
         jobs.WorkerSlow(1, 5, 4.5, 2),
         jobs.CompilationStarted(1),
         jobs.CompilationFinished(14, 9.5),
+        jobs.CheckpointCorrupt("/c", "torn"),
+        jobs.ExactnessLost(5, "numpy is 3, was 2"),
     ],
     ids=lambda happening: type(happening).__name__,
 )

@@ -54,6 +54,29 @@ def test_synthetic_regression_has_real_targets() -> None:
     assert len(data.validation) == 20
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"seed": 1}, {"seed": 2}),
+        ({"noise": 0.1}, {"noise": 0.2}),
+        ({"validation_fraction": 0.2}, {"validation_fraction": 0.25}),
+        ({"task": "classification"}, {"task": "regression"}),
+    ],
+)
+def test_equal_data_has_one_checksum_and_other_data_another(one: dict[str, object], other: dict[str, object]) -> None:
+    sums = [load(synthetic={"samples": 40, **options}).sha256 for options in (one, one, other)]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_one_bit_of_a_sample_changes_the_checksum(tmp_path: Path) -> None:
+    inputs, sums = np.ones((10, 2), np.float32), set()
+    for _ in range(2):
+        path = save(tmp_path / "data.npz", inputs=inputs, targets=np.arange(10) % 2)
+        sums.add(load(arrays={"path": path}).sha256)
+        inputs[3, 1] = np.nextafter(inputs[3, 1], 2)
+    assert len(sums) == 2
+
+
 def save(path: Path, **arrays: object) -> str:
     np.savez(path, **arrays)  # type: ignore[arg-type]  # the stub cannot tell arrays from allow_pickle
     return str(path)
@@ -182,6 +205,15 @@ def test_text_becomes_windows_and_what_follows(tmp_path: Path) -> None:
     assert batch.targets.tolist() == [[1, 2, 0, 1], [0, 1, 2, 0]]
     last = data.training.take(np.array([9]))
     assert last.targets.tolist() == [[1, 2, 0, 1]]
+
+
+def test_other_text_or_other_windows_have_another_checksum(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    sums = set()
+    for content, tokenizer in (("abcd" * 30, "char"), ("abdc" * 30, "char"), ("abdc" * 30, "byte")):
+        file.write_text(content)
+        sums.add(text(str(file), tokenizer=tokenizer).sha256)
+    assert len(sums) == 3
 
 
 def test_text_as_bytes_from_several_files(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import torch
 
 from tests.unit.test_exactness import STEPS, Gang, job, train
 from worker import checkpoint
+from worker.checkpoint_store import LocalStore
 from worker.loss_scale import GROWTH_INTERVAL, UNSCALED, LossScale
 from worker.reduce.segment import DIRECTORY
-from worker.replica import LegEnd, identity_of
+from worker.replica import LegEnd
 from worker.spec import JobSpec
 
 # Targets far from 0: the first gradients do not fit into float16.
@@ -121,7 +122,12 @@ def test_a_resumed_job_has_the_digest_of_an_uninterrupted_one(interrupted_at: in
     loss_scale = segment.control.loss_scale(committed)
     state = checkpoint.TrainingState(committed, segment.weights(committed), dict(states), loss_scale)
     checkpoint.publish(
-        tmp_path, state, tensors=facts.tensors, description=facts.description, job=identity_of(spec), keep=1
+        LocalStore(tmp_path),
+        state,
+        tensors=facts.tensors,
+        description=facts.description,
+        origin=facts.origin,
+        keep=1,
     )
 
     resumed = Gang(spec, 3, path, checkpoints=tmp_path)

@@ -53,7 +53,7 @@ class Crew:
 
         monkeypatch.setattr(PhaseClock, "enter", enter_with_hook)
         self.replicas = [Replica.load(SPEC, capacity=SEATS) for _ in range(SEATS)]
-        self.replicas[0].create_segment(path, Path("/nonexistent"))
+        self.replicas[0].create_segment(path, "/nonexistent")
         for seat, replica in enumerate(self.replicas):
             replica.join(path, seat)
         self.path = path
@@ -125,7 +125,7 @@ def crew(path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
 def undisturbed() -> str:
     path = DIRECTORY / f"backprop-undisturbed-{os.getpid()}"
     replica = Replica.load(SPEC, capacity=1)
-    replica.create_segment(path, Path("/nonexistent"))
+    replica.create_segment(path, "/nonexistent")
     replica.join(path, 0)
     segment = Segment.attach(path, replica.facts.shape)
     path.unlink()

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from service.jobs import (
+    CheckpointCorrupt,
     CheckpointFailed,
     CheckpointSaved,
     CompilationFinished,
     CompilationStarted,
     Evaluation,
+    ExactnessLost,
     Happening,
     Job,
     JobState,
@@ -65,6 +67,8 @@ ROWS: list[tuple[JobState, Report, JobState, list[Happening]]] = [
     (JobState.STARTING, CompilationStarted(0), JobState.STARTING, [CompilationStarted(0)]),
     (JobState.STARTING, CompilationFinished(14, 9.5), JobState.STARTING, [CompilationFinished(14, 9.5)]),
     (JobState.RECOVERING, CompilationFinished(1, 0.5), JobState.RECOVERING, [CompilationFinished(1, 0.5)]),
+    (JobState.STARTING, CheckpointCorrupt("/c", "torn"), JobState.STARTING, [CheckpointCorrupt("/c", "torn")]),
+    (JobState.STARTING, ExactnessLost(5, "numpy"), JobState.STARTING, [ExactnessLost(5, "numpy")]),
     (JobState.RUNNING, SUCCEEDED, JobState.SUCCEEDED, [StateChanged(JobState.SUCCEEDED)]),
     (JobState.STARTING, SUCCEEDED, JobState.SUCCEEDED, [RUNNING, StateChanged(JobState.SUCCEEDED)]),
     (JobState.RECOVERING, SUCCEEDED, JobState.SUCCEEDED, [RUNNING, StateChanged(JobState.SUCCEEDED)]),

@@ -76,6 +76,14 @@ def test_numbers_that_are_none_are_shown() -> None:
             "checkpoint after step 5 failed: disk full",
         ),
         (
+            job_pb2.JobEvent(checkpoint_corrupt=job_pb2.CheckpointCorrupt(path="/c", reason="torn")),
+            "damaged checkpoint, the one before is used: /c: torn",
+        ),
+        (
+            job_pb2.JobEvent(exactness_lost=job_pb2.ExactnessLost(step=5, differences="numpy is 3, was 2")),
+            "goes on from step 5 with other numerics: numpy is 3, was 2",
+        ),
+        (
             job_pb2.JobEvent(worker_lost=job_pb2.WorkerLost(rank=1, step=5, reason="killed")),
             "worker 1 lost after step 5: killed",
         ),

@@ -19,11 +19,13 @@ from service import limits
 from service.database import MIGRATIONS, SqliteStore
 from service.errors import AlreadyExists, NotFound, StartError, Unavailable
 from service.jobs import (
+    CheckpointCorrupt,
     CheckpointFailed,
     CheckpointSaved,
     CompilationFinished,
     CompilationStarted,
     Evaluation,
+    ExactnessLost,
     Happening,
     Job,
     JobState,
@@ -51,6 +53,8 @@ HAPPENINGS: tuple[Happening, ...] = (
     WorkerSlow(rank=1, step=5, times=3.5, shards=2),
     CompilationStarted(rank=1),
     CompilationFinished(num_kernels=14, seconds=9.5),
+    CheckpointCorrupt(path="/c", reason="torn"),
+    ExactnessLost(step=5, differences="numpy is 3, was 2"),
 )
 
 

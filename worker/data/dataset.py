@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -37,6 +40,10 @@ class Samples(Protocol):
         """The samples at these positions, copied."""
         ...
 
+    def parts(self) -> tuple[Array, ...]:
+        """The arrays that decide every sample."""
+        ...
+
 
 @dataclass(frozen=True)
 class Table:
@@ -51,6 +58,10 @@ class Table:
     def take(self, indices: Indices) -> Batch:
         """The rows at these positions, copied."""
         return Batch(self.inputs.take(indices, axis=0), self.targets.take(indices, axis=0))
+
+    def parts(self) -> tuple[Array, ...]:
+        """See Samples."""
+        return self.inputs, self.targets
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,10 @@ class Windows:
         places = (indices * self.stride)[:, None] + np.arange(self.length)
         return Batch(self.tokens[places], self.tokens[places + 1])
 
+    def parts(self) -> tuple[Array, ...]:
+        """See Samples."""
+        return self.tokens, np.array([self.length, self.stride])
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -87,6 +102,16 @@ class Dataset:
     input_shape: tuple[int, ...]
     num_outputs: int
     vocabulary: tuple[str, ...] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The checksum of the data as it was loaded, whatever file it came from: equal for equal samples alone."""
+        facts = (self.task, self.input_shape, self.num_outputs, self.vocabulary)
+        found = hashlib.sha256(json.dumps(facts).encode())
+        for part in (*self.training.parts(), *self.validation.parts()):
+            found.update(f"{part.dtype.str}{part.shape}".encode())
+            found.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+        return found.hexdigest()
 
 
 def split(samples: Table, *, fraction: float, seed: int) -> tuple[Table, Table]:

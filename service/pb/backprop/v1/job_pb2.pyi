@@ -37,6 +37,8 @@ class StateReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_REASON_INTERNAL: _ClassVar[StateReason]
     STATE_REASON_USER_REQUEST: _ClassVar[StateReason]
     STATE_REASON_POISON: _ClassVar[StateReason]
+    STATE_REASON_NUMERICS_CHANGED: _ClassVar[StateReason]
+    STATE_REASON_CHECKPOINT_FAILED: _ClassVar[StateReason]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_STARTING: JobState
@@ -58,6 +60,8 @@ STATE_REASON_TOO_MANY_FAILURES: StateReason
 STATE_REASON_INTERNAL: StateReason
 STATE_REASON_USER_REQUEST: StateReason
 STATE_REASON_POISON: StateReason
+STATE_REASON_NUMERICS_CHANGED: StateReason
+STATE_REASON_CHECKPOINT_FAILED: StateReason
 
 class Job(_message.Message):
     __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters")
@@ -116,7 +120,7 @@ class Evaluation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., perplexity: _Optional[float] = ...) -> None: ...
 
 class JobEvent(_message.Message):
-    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress", "workers_changed", "worker_slow")
+    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress", "workers_changed", "worker_slow", "checkpoint_corrupt", "exactness_lost")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -130,6 +134,8 @@ class JobEvent(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     WORKERS_CHANGED_FIELD_NUMBER: _ClassVar[int]
     WORKER_SLOW_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_CORRUPT_FIELD_NUMBER: _ClassVar[int]
+    EXACTNESS_LOST_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     job_id: str
     time: _timestamp_pb2.Timestamp
@@ -143,7 +149,9 @@ class JobEvent(_message.Message):
     progress: Job
     workers_changed: WorkersChanged
     worker_slow: WorkerSlow
-    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ..., workers_changed: _Optional[_Union[WorkersChanged, _Mapping]] = ..., worker_slow: _Optional[_Union[WorkerSlow, _Mapping]] = ...) -> None: ...
+    checkpoint_corrupt: CheckpointCorrupt
+    exactness_lost: ExactnessLost
+    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ..., workers_changed: _Optional[_Union[WorkersChanged, _Mapping]] = ..., worker_slow: _Optional[_Union[WorkerSlow, _Mapping]] = ..., checkpoint_corrupt: _Optional[_Union[CheckpointCorrupt, _Mapping]] = ..., exactness_lost: _Optional[_Union[ExactnessLost, _Mapping]] = ...) -> None: ...
 
 class StateChanged(_message.Message):
     __slots__ = ("state", "reason", "message")
@@ -174,6 +182,22 @@ class CheckpointFailed(_message.Message):
     step: int
     error: str
     def __init__(self, step: _Optional[int] = ..., error: _Optional[str] = ...) -> None: ...
+
+class CheckpointCorrupt(_message.Message):
+    __slots__ = ("path", "reason")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    reason: str
+    def __init__(self, path: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ExactnessLost(_message.Message):
+    __slots__ = ("step", "differences")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    differences: str
+    def __init__(self, step: _Optional[int] = ..., differences: _Optional[str] = ...) -> None: ...
 
 class WorkerLost(_message.Message):
     __slots__ = ("rank", "step", "reason", "phase")
@@ -222,3 +246,21 @@ class CompilationFinished(_message.Message):
     num_kernels: int
     seconds: float
     def __init__(self, num_kernels: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
+
+class Checkpoint(_message.Message):
+    __slots__ = ("step", "time", "size_bytes", "weights_digest", "location", "verified", "problem")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
+    VERIFIED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    time: _timestamp_pb2.Timestamp
+    size_bytes: int
+    weights_digest: str
+    location: str
+    verified: bool
+    problem: str
+    def __init__(self, step: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., size_bytes: _Optional[int] = ..., weights_digest: _Optional[str] = ..., location: _Optional[str] = ..., verified: bool = ..., problem: _Optional[str] = ...) -> None: ...

@@ -72,6 +72,11 @@ class TrainingServiceStub(object):
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.ExportModelRequest.SerializeToString,
                 response_deserializer=backprop_dot_v1_dot_training__service__pb2.ExportModelResponse.FromString,
                 _registered_method=True)
+        self.ListCheckpoints = channel.unary_unary(
+                '/backprop.v1.TrainingService/ListCheckpoints',
+                request_serializer=backprop_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.SerializeToString,
+                response_deserializer=backprop_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/backprop.v1.TrainingService/GetServerInfo',
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.GetServerInfoRequest.SerializeToString,
@@ -132,6 +137,13 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListCheckpoints(self, request, context):
+        """The checkpoints of a job that are there now, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """What this service is and what it can run.
         """
@@ -176,6 +188,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ExportModel,
                     request_deserializer=backprop_dot_v1_dot_training__service__pb2.ExportModelRequest.FromString,
                     response_serializer=backprop_dot_v1_dot_training__service__pb2.ExportModelResponse.SerializeToString,
+            ),
+            'ListCheckpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCheckpoints,
+                    request_deserializer=backprop_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.FromString,
+                    response_serializer=backprop_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -373,6 +390,33 @@ class TrainingService(object):
             '/backprop.v1.TrainingService/ExportModel',
             backprop_dot_v1_dot_training__service__pb2.ExportModelRequest.SerializeToString,
             backprop_dot_v1_dot_training__service__pb2.ExportModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCheckpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backprop.v1.TrainingService/ListCheckpoints',
+            backprop_dot_v1_dot_training__service__pb2.ListCheckpointsRequest.SerializeToString,
+            backprop_dot_v1_dot_training__service__pb2.ListCheckpointsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,8 @@ class TrainingServiceStub:
     """The job's lasting events after a given one, then its progress and new events until it ends."""
     ExportModel: _grpc.UnaryStreamMultiCallable[_training_service_pb2.ExportModelRequest, _training_service_pb2.ExportModelResponse]
     """The trained model as a safetensors file, in chunks."""
+    ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]
+    """The checkpoints of a job that are there now, newest first."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetServerInfoRequest, _training_service_pb2.ServerInfo]
     """What this service is and what it can run."""
 
@@ -71,6 +73,8 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """The job's lasting events after a given one, then its progress and new events until it ends."""
     ExportModel: _aio.UnaryStreamMultiCallable[_training_service_pb2.ExportModelRequest, _training_service_pb2.ExportModelResponse]  # type: ignore[assignment]
     """The trained model as a safetensors file, in chunks."""
+    ListCheckpoints: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
+    """The checkpoints of a job that are there now, newest first."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetServerInfoRequest, _training_service_pb2.ServerInfo]  # type: ignore[assignment]
     """What this service is and what it can run."""
 
@@ -132,6 +136,14 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_training_service_pb2.ExportModelResponse], _abc.AsyncIterator[_training_service_pb2.ExportModelResponse]]:
         """The trained model as a safetensors file, in chunks."""
+
+    @_abc_1.abstractmethod
+    def ListCheckpoints(
+        self,
+        request: _training_service_pb2.ListCheckpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.ListCheckpointsResponse, _abc.Awaitable[_training_service_pb2.ListCheckpointsResponse]]:
+        """The checkpoints of a job that are there now, newest first."""
 
     @_abc_1.abstractmethod
     def GetServerInfo(
