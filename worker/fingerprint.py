@@ -19,6 +19,8 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 
+from worker.autodiff.kernels import strips
+
 Fingerprint = Mapping[str, Any]
 
 CORE = 1
@@ -37,6 +39,7 @@ def fingerprint() -> Fingerprint:
         "numpy": np.__version__,
         "numpy_simd": sorted(name for name, found in simd.items() if found),
         "blas": blas(),
+        "bfloat16": strips.NAMES[strips.BFLOAT16],
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
         "llvm": ".".join(map(str, llvm.llvm_version_info)),

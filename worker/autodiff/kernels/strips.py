@@ -27,6 +27,7 @@ FLOAT32, AVX512_BF16, AMX = 0, 1, 2
 AVAILABLE = tiles.LANES == LANES  # whether FLOAT32 is: AVX-512
 # The unit for products of bfloat16; None where there is none.
 BFLOAT16 = AMX if bfloat16_tiles.HAS_AMX else AVX512_BF16 if bfloat16_tiles.HAS_AVX else None
+NAMES = {FLOAT32: "float32", AVX512_BF16: "avx512_bf16", AMX: "amx", None: "none"}
 
 WIDTH = 32  # columns of a strip
 ROWS_FLOAT32, ROWS_BFLOAT16 = 14, 32  # rows of a strip, at most
