@@ -21,7 +21,7 @@ from worker.autodiff.kernels.strips import FLOAT32, WIDTH
 # first-level cache; AMX is fast enough from the second.
 PASS_FLOAT32, PASS_BFLOAT16 = 384, 2048
 ALIGNMENT = 32  # passes begin at multiples of it
-LEFT_BYTES = 1 << 19  # of a packed chunk of strips of rows
+LEFT_BYTES = 1 << 18  # of a packed chunk of strips of rows
 REACH_BYTES = 1 << 19  # of the packed columns that a strip of rows goes over
 
 
