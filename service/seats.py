@@ -16,6 +16,7 @@ from service.processes import Process
 from worker.actor import WorkerActor
 
 CAUSE_SECONDS = 0.25  # Ray knows within 20 ms why a worker died; survivors do not wait longer for its word
+DISMISS_SECONDS = 2.0  # Ray ends a worker within milliseconds, unless it is stopped
 DEATHS = (RayActorError, OutOfMemoryError)  # what Ray raises for a call to an actor that is dead or out of reach
 
 
@@ -55,8 +56,6 @@ class Worker:
 
     async def hold(self) -> None:
         """Waits until its process is there; from here on its death cannot be missed. Raises what Ray raises."""
-        if self.process is not None:
-            return
         process_id, start_time = await self.actor.identity.remote()
         self.process = Process.hold(process_id, start_time=start_time)
         self.end = asyncio.create_task(self.process.ended())
@@ -64,13 +63,21 @@ class Worker:
     async def kill(self, cause: str) -> None:
         """Ends it, stopped or not, and returns when it is known to be dead."""
         self.cause = self.cause or cause
-        if self.start is not None and self.start is not asyncio.current_task():
-            self.start.cancel()
         if self.process is None or self.end is None:  # there is nothing that it could write to
             ray.kill(self.actor)
             return
         self.process.kill()
         await asyncio.wait({self.end})
+
+    async def dismiss(self) -> None:
+        """Ends one that is not needed any more, by way of Ray, which then takes its death for no accident."""
+        if self.start is not None:
+            self.start.cancel()
+        ray.kill(self.actor)
+        if self.end is not None:
+            await asyncio.wait({self.end}, timeout=DISMISS_SECONDS)
+            await self.kill("not needed any more")
+        self.close()
 
     async def find_cause(self) -> str:
         """Why a dead worker died; Ray is asked where nobody here knows better."""

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray._private.state import available_resources_per_node  # has no public name
 
-from service.seats import DEATHS, Worker
+from service.seats import Worker
 
 CALM_SECONDS = 3.0  # a job that has just begun, or just lost a worker, has better use for the processor
 NO_SEAT = -1
@@ -33,33 +33,23 @@ class Spare:
             self._preparing = asyncio.create_task(self._prepare())
 
     def take(self) -> Worker | None:
-        """The spare, if there is one that lives; it needs a seat."""
+        """The spare, if there is one; it needs a seat. Should it have died, its start fails like any other."""
         worker, self._worker = self._worker, None
-        return None if worker is None or worker.is_dead else worker
+        return worker
 
     async def end(self) -> None:
         """Ends it."""
         if self._preparing is not None:
             self._preparing.cancel()
         if self._worker is not None:
-            await self._worker.kill("the run has ended")
-            self._worker.close()
+            await self._worker.dismiss()
             self._worker = None
 
     async def _prepare(self) -> None:
-        worker = None
         try:
             await asyncio.sleep(CALM_SECONDS)
             if await asyncio.to_thread(_node_has_room):
-                worker = Worker.launch(NO_SEAT, self._options)
-                await worker.hold()
-                self._worker = worker
-        except DEATHS:
-            pass  # it died before it was needed: the next one is tried when there is calm again
-        except asyncio.CancelledError:
-            if worker is not None:
-                await worker.kill("the run has ended")
-            raise
+                self._worker = Worker.launch(NO_SEAT, self._options)
         finally:
             self._preparing = None
 

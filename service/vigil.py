@@ -15,7 +15,7 @@ from worker.reduce.segment import Pulse
 
 HANG_SECONDS = 10.0  # a stage of a step takes milliseconds; a machine that is busy elsewhere gives way within seconds
 HANG_STEPS = 10.0  # and for large models so many median steps
-FIRST_STEP_SECONDS = 120.0  # a worker's first step compiles, and touches its memory for the first time
+FIRST_STEP_SECONDS = 120.0  # for a worker's first step, and for evaluations, of which any may be its first
 LOOK_SECONDS = 0.5  # from one look to the next
 SLEPT_SECONDS = 5.0  # a look so late means that the watcher itself was stopped, and perhaps everybody with it
 SLOW_TIMES = 3.0  # slower than the median of the others
@@ -35,11 +35,18 @@ class Vigil:
         self._floor = now
 
     def hung(
-        self, now: float, pulses: Mapping[int, Pulse], *, fresh: Collection[int], median_step_seconds: float
+        self,
+        now: float,
+        pulses: Mapping[int, Pulse],
+        *,
+        fresh: Collection[int],
+        median_step_seconds: float,
+        chunk_steps: float = 1.0,
     ) -> dict[int, str]:
         """Of the workers that have not come back, those that hang, by seat, with the reason.
 
-        `fresh` are those that have no committed step behind them yet.
+        `fresh` are those that have no committed step behind them yet; a chunk of an evaluation, between whose ends
+        there is no sign of life, is as much work as `chunk_steps` steps.
         """
         if now - self._looked > SLEPT_SECONDS:
             self._floor = now
@@ -50,8 +57,11 @@ class Vigil:
         for seat, pulse in pulses.items():
             if somebody_lags and pulse.arrivals == furthest:
                 continue
-            patient = seat in fresh or pulse.stage == "evaluate"
-            deadline = max(FIRST_STEP_SECONDS if patient else HANG_SECONDS, HANG_STEPS * median_step_seconds)
+            deadline = max(HANG_SECONDS, HANG_STEPS * median_step_seconds)
+            if pulse.stage == "evaluate":
+                deadline = max(deadline, HANG_STEPS * median_step_seconds * chunk_steps)
+            if seat in fresh or pulse.stage == "evaluate":  # compiles, and touches memory for the first time
+                deadline = max(deadline, FIRST_STEP_SECONDS)
             silence = now - max(pulse.beat, self._floor)
             if silence > deadline:
                 found[seat] = f"hung: no sign of life for {silence:.0f} s (stage {pulse.stage})"

@@ -28,9 +28,10 @@ from service.vigil import LOOK_SECONDS, Paces, Vigil, Window
 from worker.objective import Scores
 from worker.plan import Plan, shares_by_speed
 from worker.reduce.segment import PHASES, RING_STEPS, Segment
-from worker.replica import Facts, Leg
+from worker.replica import EVALUATION_CHUNK, Facts, Leg
+from worker.spec import JobSpec
 
-START_SECONDS = 180.0  # reading the data, building the model and touching the segment, on a busy machine
+START_SECONDS = 300.0  # reading the data, compiling kernels and touching the segment, on a busy machine
 MEDIAN_STEPS = 50  # the newest ones, for the median duration of a step
 
 
@@ -57,6 +58,7 @@ class WorkerGroup:
 
     def __init__(self, order: Order, report: Callable[[Report], None]) -> None:
         self._order, self._report = order, report
+        self._global_batch_size = JobSpec.model_validate_json(order.spec_json).training.global_batch_size
         self._workers: dict[int, Worker] = {}
         self._creating, self._compiling = asyncio.Lock(), asyncio.Lock()
         self._plan: Plan | None = None
@@ -98,7 +100,7 @@ class WorkerGroup:
                 pulse = self.segment.control.pulse(worker.seat)
                 loss = Loss(worker.seat, cause, pulse.stage, pulse.step, pulse.shard)
             losses.append(loss)
-            self._forget(worker)
+            self._workers.pop(worker.seat).close()
         if self._fault is not None and not self.seats(Standing.MEMBER):
             raise self._fault
         return losses
@@ -118,18 +120,12 @@ class WorkerGroup:
 
     async def dismiss(self, seats: Sequence[int]) -> None:
         """Ends workers that are not needed any more, and frees their seats; between legs only, where members are."""
-        for seat in seats:
-            worker = self._workers[seat]
-            await worker.kill("not needed any more")
-            self._forget(worker)
+        await asyncio.gather(*(self._workers.pop(seat).dismiss() for seat in seats))
 
     async def end(self) -> None:
         """Ends all workers and removes the segment; nothing of the group is left but files on disk."""
         self._order.segment.unlink(missing_ok=True)
-        await self._spare.end()
-        for worker in list(self._workers.values()):
-            await worker.kill("the run has ended")
-            self._forget(worker)
+        await asyncio.gather(self._spare.end(), self.dismiss(list(self._workers)))
 
     async def _bring_up(self, worker: Worker, on_ready: Callable[[], None]) -> None:
         try:
@@ -195,10 +191,6 @@ class WorkerGroup:
         )
         self.facts, self.segment = facts, Segment.attach(self._order.segment, facts.shape)
         self.has_segment = True
-
-    def _forget(self, worker: Worker) -> None:
-        self._workers.pop(worker.seat, None)
-        worker.close()
 
     # Working together.
 
@@ -301,7 +293,11 @@ class WorkerGroup:
             pulses = {seat: control.pulse(seat) for seat in self._out}
             fresh = [seat for seat in self._out if committed <= self._workers[seat].first_step]
             hung = self._vigil.hung(
-                time.monotonic(), pulses, fresh=fresh, median_step_seconds=self._median_step_seconds(committed)
+                time.monotonic(),
+                pulses,
+                fresh=fresh,
+                median_step_seconds=self._median_step_seconds(committed),
+                chunk_steps=EVALUATION_CHUNK * len(plan.members) / self._global_batch_size,
             )
             for seat, cause in hung.items():
                 worker = self._workers[seat]

@@ -52,6 +52,15 @@ def test_the_deadline_grows_with_the_step() -> None:
     assert hung(20.1, pulse(0, 7), median=2.0) == {0}
 
 
+def test_a_chunk_of_an_evaluation_may_take_as_long_as_it_is_worth() -> None:
+    at = FIRST_STEP_SECONDS + 0.1
+    for chunk_steps, expected in ((1.0, {0}), (20.0, set[int]())):
+        vigil = Vigil(since=at - 1)
+        vigil.restart(0.0)
+        found = vigil.hung(at, {0: pulse(0, 7, "evaluate")}, fresh=(), median_step_seconds=1, chunk_steps=chunk_steps)
+        assert set(found) == expected
+
+
 def test_time_counts_from_when_the_plan_began() -> None:
     """A worker was silent between two legs; that says nothing."""
     assert hung(100.0 + LONG - 1, pulse(0, 7), since=100.0) == set()
