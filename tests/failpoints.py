@@ -53,7 +53,7 @@ def install() -> None:
 
     def enter_and_fail(self: PhaseClock, stage: str) -> None:
         enter(self, stage)
-        for who in (self._seat, "any"):
+        for who in (self.seat, "any"):
             path = f"{directory}/{who}-{stage}"
             if os.path.exists(path):
                 _fail(Path(path))

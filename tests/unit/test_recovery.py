@@ -49,7 +49,7 @@ class Crew:
 
         def enter_with_hook(clock: PhaseClock, stage: str) -> None:
             enter(clock, stage)
-            self.hook(clock._seat, stage)
+            self.hook(clock.seat, stage)
 
         monkeypatch.setattr(PhaseClock, "enter", enter_with_hook)
         self.replicas = [Replica.load(SPEC, capacity=SEATS) for _ in range(SEATS)]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,26 +181,18 @@ class Control:
         word = 5 * LINE + 2 * (step % 2)
         self._numbers[word], self._words[word + 1] = loss_scale.scale, loss_scale.num_finite
 
-    def beat(self, seat: int, stage: int) -> None:
-        """A worker's sign of life: what it does from now on."""
-        first = seat * LINE
-        self.pulses[first] = stage
-        self.pulses[first + 1] = time.monotonic_ns()
-
-    def work_on(self, seat: int, *, step: int, shard: int) -> None:
-        """A worker's word on what it computes; no shard is -1."""
-        first = seat * LINE
-        self.pulses[first + 2] = step
-        self.pulses[first + 3] = shard
+    def pulse_words(self, seat: int) -> memoryview[int]:
+        """The words that only the worker in a seat writes: stage, when it began (ns), step, shard, process."""
+        return self.pulses[seat * LINE : seat * LINE + 5]
 
     def take_seat(self, seat: int, process_id: int) -> None:
         """A new worker's first word: what the one before it said is over."""
-        self.work_on(seat, step=-1, shard=-1)
-        self.pulses[seat * LINE + 4] = process_id
+        words = self.pulse_words(seat)
+        words[0], words[2], words[3], words[4] = 0, -1, -1, process_id
 
     def pulse(self, seat: int) -> Pulse:
         """What a worker last said, and how often it came to a barrier."""
-        stage, beat_ns, step, shard, process_id = self.pulses[seat * LINE : seat * LINE + 5]
+        stage, beat_ns, step, shard, process_id = self.pulse_words(seat)
         return Pulse(STAGES[stage], beat_ns * 1e-9, step, shard, self.arrivals[seat * LINE], process_id)
 
     def close(self) -> None:
