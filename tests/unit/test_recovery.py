@@ -25,14 +25,21 @@ from worker.spec import JobSpec, parse_spec
 
 STAGES = ("data", "forward", "backward", "reduce", "wait", "norm", "update", "commit")
 SHARDS, STEPS, SEATS = 6, 30, 3
-SPEC: JobSpec = parse_spec(
-    {
-        "model": {"mlp": {"hidden": [16, 300]}},
-        "data": {"synthetic": {"samples": 200, "features": 20, "outputs": 3}},
-        "training": {"global_batch_size": 12, "shards": SHARDS, "max_steps": STEPS, "clip_norm": 1.0},
-        "workers": {"min": 1, "max": SEATS},
-    }
-)
+
+
+def spec_of(**training: object) -> JobSpec:
+    batches = {"global_batch_size": 12, "shards": SHARDS, "max_steps": STEPS, "clip_norm": 1.0}
+    return parse_spec(
+        {
+            "model": {"mlp": {"hidden": [16, 300]}},
+            "data": {"synthetic": {"samples": 200, "features": 20, "outputs": 3}},
+            "training": batches | training,
+            "workers": {"min": 1, "max": SEATS},
+        }
+    )
+
+
+SPEC, HALF = spec_of(), spec_of(precision="fp16")
 Hook = Callable[[int, str], None]
 
 
@@ -43,7 +50,8 @@ class DeathError(Exception):
 class Crew:
     """Three workers and what a coordinator does with them; `hook(seat, stage)` is called wherever a worker goes."""
 
-    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch, spec: JobSpec = SPEC) -> None:
+        self.spec = spec
         self.hook: Hook = lambda seat, stage: None
         enter = PhaseClock.enter
 
@@ -52,7 +60,7 @@ class Crew:
             self.hook(clock.seat, stage)
 
         monkeypatch.setattr(PhaseClock, "enter", enter_with_hook)
-        self.replicas = [Replica.load(SPEC, capacity=SEATS) for _ in range(SEATS)]
+        self.replicas = [Replica.load(spec, capacity=SEATS) for _ in range(SEATS)]
         self.replicas[0].create_segment(path, "/nonexistent")
         for seat, replica in enumerate(self.replicas):
             replica.join(path, seat)
@@ -78,7 +86,7 @@ class Crew:
 
     def replace(self, seats: tuple[int, ...]) -> None:
         for seat in seats:
-            self.replicas[seat] = Replica.load(SPEC, capacity=SEATS)
+            self.replicas[seat] = Replica.load(self.spec, capacity=SEATS)
             self.replicas[seat].join(self.path, seat)
 
     def train(self, *, deaths: Hook, replace_after: int = 1) -> int:
@@ -123,8 +131,12 @@ def crew(path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> str:
+    return undisturbed_digest(SPEC)
+
+
+def undisturbed_digest(spec: JobSpec) -> str:
     path = DIRECTORY / f"backprop-undisturbed-{os.getpid()}"
-    replica = Replica.load(SPEC, capacity=1)
+    replica = Replica.load(spec, capacity=1)
     replica.create_segment(path, "/nonexistent")
     replica.join(path, 0)
     segment = Segment.attach(path, replica.facts.shape)
@@ -152,6 +164,16 @@ def dying(seat: int, stage: str, *, at: int) -> Hook:
 def test_one_death_at_any_stage_changes_nothing(crew: Crew, undisturbed: str, stage: str, seat: int) -> None:
     assert crew.train(deaths=dying(seat, stage, at=8)) == 1
     assert crew.digest == undisturbed
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_first_members_death_leaves_the_loss_scale_right(
+    path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: str, stage: str
+) -> None:
+    """It writes the scale of the next step, beside that of this one."""
+    crew, expected = Crew(path, monkeypatch, HALF), undisturbed_digest(HALF)
+    assert crew.train(deaths=dying(0, stage, at=8)) == 1
+    assert crew.digest == expected != undisturbed
 
 
 @pytest.mark.parametrize("seed", range(25))
