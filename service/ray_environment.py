@@ -21,7 +21,9 @@ RAY_ENVIRONMENT: Mapping[str, str] = {
     "RAY_worker_niceness": "0",  # the default of 15 leaves the processor to whoever else wants it
     "RAY_task_events_report_interval_ms": "0",  # the head would keep every call it ever saw
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_DEDUP_LOGS": "0",
+    # A lost worker is an event of its job; Ray would write a paragraph about it on the service's terminal.
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",
     # Ray forks while our gRPC server has threads: its fork handlers can hold the child up, and it only starts programs.
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "GRPC_VERBOSITY": "ERROR",

@@ -205,7 +205,9 @@ async def test_stopped_and_gil_holding_workers_are_found_killed_and_replaced(
     await trial.finish()
 
 
-async def test_a_worker_in_reserve_takes_a_lost_ones_place(cluster: RayCluster, tmp_path: Path) -> None:
+async def test_a_worker_in_reserve_takes_a_lost_ones_place(
+    cluster: RayCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     trial = await begin(cluster, spec_of(), tmp_path, workers=2)
     await trial.until(lambda: len(idle_or_busy_workers()) == 3)
     before = idle_or_busy_workers()
@@ -216,6 +218,7 @@ async def test_a_worker_in_reserve_takes_a_lost_ones_place(cluster: RayCluster, 
     assert trial.control.pulse(1).process_id in before
     await trial.finish()
     assert not idle_or_busy_workers()
+    assert "died or was killed" not in "".join(capfd.readouterr()), "Ray has something to say about it on the terminal"
 
 
 async def test_scaling_up_and_down_in_flight_changes_nothing(cluster: RayCluster, points: Path, tmp_path: Path) -> None:
