@@ -17,41 +17,54 @@ from typing import Any, Literal
 import numpy as np
 
 from worker.autodiff import unfolding
-from worker.autodiff.kernels import convolution, depthwise, tiles
+from worker.autodiff.kernels import convolution, depthwise, strips, tiles, window_products
 from worker.autodiff.kernels.bfloat16 import round_bfloat16
 from worker.autodiff.kernels.float16 import single
 from worker.autodiff.precision import current
 from worker.autodiff.windows import Array, Sizes, Windows, as_image, channels_first
 
-Way = Literal["direct", "depthwise", "group by group", "unfolded"]
+Way = Literal["direct", "by a unit", "depthwise", "group by group", "unfolded"]
 
 
 def forward(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
     """x (N, I, *size), weight (O, I/G, *kernel) and bias (O,) -> (N, O, *out)."""
-    return _forward(*_rounded(x, weight), bias, windows, groups)
+    return _forward(*_operands(x, weight, windows, groups, x.shape[1], len(weight)), bias, windows, groups)
 
 
 def input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Array:
     """g (N, O, *out) and weight (O, I/G, *kernel) -> (N, I, *size)."""
-    return _input_gradient(*_rounded(g, weight), windows, groups)
+    channels_in = weight.shape[1] * groups
+    return _input_gradient(*_operands(g, weight, windows, groups, channels_in, len(weight)), windows, groups)
 
 
 def weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Array | None = None) -> Array:
     """x (N, I, *size) and g (N, O, *out) -> (O, I/G, *kernel), into `out` where given."""
-    return _weight_gradient(*_rounded(x, g), windows, groups, out)
+    return _weight_gradient(*_operands(x, g, windows, groups, x.shape[1], g.shape[1]), windows, groups, out)
 
 
-def _rounded(x: Array, y: Array) -> tuple[Array, Array]:
-    """The operands of a product as the current precision has them; float16 as float32, and so the product."""
+def _operands(
+    x: Array, y: Array, windows: Windows, groups: int, channels_in: int, channels_out: int
+) -> tuple[Array, Array]:
+    """Those of a product as the current precision has them; float16 as float32, and so the product.
+
+    For a unit that rounds by itself they are left as they are.
+    """
+    x, y = single(x), single(y)
     if current.get() == "bf16" and x.dtype == y.dtype == np.float32:
-        return round_bfloat16(x), round_bfloat16(y)
-    return single(x), single(y)
+        way = _way(x, y, windows, groups, channels_in=channels_in, channels_out=channels_out)
+        if strips.BFLOAT16 is None or way in ("depthwise", "unfolded"):
+            return round_bfloat16(x), round_bfloat16(y)
+    return x, y
 
 
 def _forward(x: Array, weight: Array, bias: Array | None, windows: Windows, groups: int) -> Array:
     match _way(x, weight, windows, groups, channels_in=x.shape[1], channels_out=len(weight)):
         case "direct":
             y = convolution.forward(as_image(x), _kernel(weight), bias, _plan(windows, x.shape[1]))
+            return _from_image(y, windows.out)
+        case "by a unit":
+            assert strips.BFLOAT16 is not None, "see _way"
+            y = window_products.forward(strips.BFLOAT16, as_image(x), _kernel(weight), bias, _places(windows))
             return _from_image(y, windows.out)
         case "depthwise":
             y = np.empty((len(x), *windows.of_image.out, len(weight)), np.float32)
@@ -71,7 +84,7 @@ def _forward(x: Array, weight: Array, bias: Array | None, windows: Windows, grou
 def _input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> Array:
     channels_in = weight.shape[1] * groups
     match _way(g, weight, windows, groups, channels_in=channels_in, channels_out=len(weight)):
-        case "direct" if max(windows.stride) == 1 or max(windows.dilation) == 1:
+        case "direct" | "by a unit" if max(windows.stride) == 1 or max(windows.dilation) == 1:
             phases = list(windows.phases())
             if len(phases) == 1:
                 return _from_phase(g, weight, phases[0])
@@ -90,7 +103,9 @@ def _input_gradient(g: Array, weight: Array, windows: Windows, groups: int) -> A
             for inputs, outputs in _groups(channels_in, len(weight), groups):
                 out[:, inputs] = _input_gradient(g[:, outputs], weight[outputs], windows, 1)
             return out
-        case _:
+        case way:
+            if way == "by a unit":  # which has no such products, and so did not round
+                g, weight = round_bfloat16(g), round_bfloat16(weight)
             return unfolding.input_gradient(g, weight, windows, groups)
 
 
@@ -101,6 +116,9 @@ def _weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Arr
     match _way(x, g, windows, groups, channels_in=channels_in, channels_out=channels_out):
         case "direct":
             convolution.weight_gradient(as_image(x), as_image(g), _plan(windows, channels_in), _kernel(out))
+        case "by a unit":
+            assert strips.BFLOAT16 is not None, "see _way"
+            window_products.weight_gradient(strips.BFLOAT16, as_image(x), as_image(g), _places(windows), _kernel(out))
         case "depthwise":
             sums = np.empty((windows.num_taps, channels_out), np.float32)
             depthwise.weight_gradient(as_image(x), as_image(g), *_geometry(windows), sums)
@@ -127,7 +145,9 @@ def _way(x: Array, y: Array, windows: Windows, groups: int, *, channels_in: int,
         return "depthwise"
     if not tiles.AVAILABLE:
         return "unfolded"
-    return "direct" if groups == 1 else "group by group"
+    if groups > 1:
+        return "group by group"
+    return "by a unit" if current.get() == "bf16" and strips.BFLOAT16 is not None else "direct"
 
 
 def _groups(channels_in: int, channels_out: int, groups: int) -> Iterator[tuple[slice, slice]]:
@@ -139,6 +159,11 @@ def _groups(channels_in: int, channels_out: int, groups: int) -> Iterator[tuple[
 def _plan(windows: Windows, channels: int) -> convolution.Windows:
     w = windows.of_image
     return convolution.plan(w.size, channels, w.kernel, w.stride, w.dilation, w.before, w.out)
+
+
+def _places(windows: Windows) -> window_products.Geometry:
+    w = windows.of_image
+    return window_products.geometry(w.size, w.out, w.kernel, w.stride, w.dilation, w.before)
 
 
 def _geometry(windows: Windows) -> tuple[Sizes, Sizes, Sizes, Sizes]:
