@@ -70,6 +70,18 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         token = "" if page.next_position is None else page_token(page.next_position, states)
         return pb.ListJobsResponse(jobs=map(job_to_proto, page.jobs), next_page_token=token)
 
+    async def PauseJob(self, request: pb.PauseJobRequest, context: Context) -> job_pb2.Job:
+        """Stops a job for a while."""
+        return job_to_proto(await self._dispatcher.pause(request.job_id))
+
+    async def ResumeJob(self, request: pb.ResumeJobRequest, context: Context) -> job_pb2.Job:
+        """Queues a paused job again."""
+        return job_to_proto(await self._dispatcher.resume(request.job_id))
+
+    async def ScaleJob(self, request: pb.ScaleJobRequest, context: Context) -> job_pb2.Job:
+        """Sets the most workers that a job takes."""
+        return job_to_proto(await self._dispatcher.scale(request.job_id, request.workers))
+
     async def CancelJob(self, request: pb.CancelJobRequest, context: Context) -> job_pb2.Job:
         """Stops a job."""
         return job_to_proto(await self._dispatcher.cancel(request.job_id))

@@ -127,6 +127,22 @@ class Client:
             raise ClientError(message, code="INVALID_ARGUMENT", reason="AMBIGUOUS_JOB")
         return matches[0]
 
+    def pause_job(self, job_id: str) -> job_pb2.Job:
+        """Stops a job at a step boundary; what it has is saved."""
+        with self._translated():
+            return self._stub.PauseJob(pb.PauseJobRequest(job_id=job_id), timeout=limits.CALL_SECONDS)
+
+    def resume_job(self, job_id: str) -> job_pb2.Job:
+        """Queues a paused job again."""
+        with self._translated():
+            return self._stub.ResumeJob(pb.ResumeJobRequest(job_id=job_id), timeout=limits.CALL_SECONDS)
+
+    def scale_job(self, job_id: str, workers: int) -> job_pb2.Job:
+        """Sets the most workers that a job takes."""
+        request = pb.ScaleJobRequest(job_id=job_id, workers=workers)
+        with self._translated():
+            return self._stub.ScaleJob(request, timeout=limits.CALL_SECONDS)
+
     def cancel_job(self, job_id: str) -> job_pb2.Job:
         """Stops a job."""
         with self._translated():

@@ -23,6 +23,7 @@ from service.runs import News, Run, RunLostError
 from service.worker_group import Order
 from worker.process import ENVIRONMENT
 from worker.reduce.segment import DIRECTORY as SHARED_MEMORY
+from worker.reduce.tree import max_slots
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,11 @@ class RayRun:
 
     def __init__(self, coordinator: ActorHandle[Any], segment: Path, *, capacity: int) -> None:
         self._coordinator, self._segment, self._capacity = coordinator, segment, capacity
+
+    @property
+    def capacity(self) -> int:
+        """The most workers that it can be scaled to: its segment was made for so many."""
+        return self._capacity
 
     async def news(self) -> News:
         """What happened since the last call. Raises RunLostError when the coordinator is dead."""
@@ -118,8 +124,8 @@ class RayCluster:
             job_id=job.job_id,
             spec_json=job.spec.model_dump_json(),
             num_workers=workers,
-            min_workers=min(job.spec.workers.min, workers),
-            capacity=max(workers, min(job.spec.workers.max, self._largest_node_slots)),
+            min_workers=min(job.min_workers, workers),
+            capacity=capacity_for(job, workers, most=self._largest_node_slots),
             segment=segment,
             checkpoints=self._policy.location(job.job_id, directory),
             worker_options={"num_cpus": 1, "scheduling_strategy": placement},
@@ -153,6 +159,16 @@ class RayCluster:
             stderr=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the service
         )
+
+
+def capacity_for(job: Job, workers: int, *, most: int) -> int:
+    """The seats in a job's segment: for all workers it may have now, and for more where they cost no memory."""
+    shards = job.spec.training.shards
+    needed = max(workers, min(job.max_workers, most))
+    slots = max_slots(needed, shards)
+    return max(
+        seats for seats in range(needed, max(needed, min(shards, most)) + 1) if max_slots(seats, shards) == slots
+    )
 
 
 async def open_remote_cluster(address: str, *, policy: CheckpointPolicy = CheckpointPolicy()) -> RayCluster:

@@ -159,6 +159,7 @@ def job_to_proto(job: jobs.Job) -> job_pb2.Job:
         error=job.error,
         model_path=job.model_path,
         num_parameters=job.num_parameters,
+        wanted_workers=job.max_workers,
     )
 
 
@@ -196,6 +197,8 @@ def event_to_proto(event: jobs.JobEvent) -> job_pb2.JobEvent:
             )
         case jobs.WorkersChanged(workers, step, reason=text):
             message.workers_changed.CopyFrom(job_pb2.WorkersChanged(workers=workers, step=step, reason=text))
+        case jobs.WorkersWanted(workers, reason=text):
+            message.workers_wanted.CopyFrom(job_pb2.WorkersWanted(workers=workers, reason=text))
         case jobs.WorkerSlow(rank, step, times, shards):
             message.worker_slow.CopyFrom(job_pb2.WorkerSlow(rank=rank, step=step, times=times, shards=shards))
         case jobs.CompilationStarted(rank):

@@ -67,10 +67,11 @@ class _Coordinator:
         self._has_news.clear()
         reports, self._reports = tuple(self._reports), []
         if self._observer is None:
-            return News(reports)
+            return News(reports, slots_held=self._group.num_processes)
         steps, phase_seconds = self._observer.read()
         progress = replace(self._observer.progress, current_workers=len(self._group))
-        return News(reports, progress, steps, phase_seconds, self._steps_redone)
+        held = self._group.num_processes
+        return News(reports, progress, steps, phase_seconds, self._steps_redone, slots_held=held)
 
     async def scale(self, workers: int) -> None:
         """From the next step boundary on, or when they are ready, so many workers train."""

@@ -1,6 +1,7 @@
-"""Brings jobs and cluster together: launches what the scheduler says, follows each run, recovers what was lost.
+"""Brings jobs and cluster together: does what the scheduler says and what users ask, recovers what was lost.
 
-One task plans, one task follows each run; both change jobs through the ledger alone. Knows neither Ray nor gRPC.
+One task plans, one task for each attempt follows its run; they change jobs through the ledger alone. Knows neither
+Ray nor gRPC.
 """
 
 from __future__ import annotations
@@ -10,31 +11,24 @@ import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, TypeVar
 
-from service import limits
+from service import calls, limits
+from service.attempts import STOPPING, Attempt
 from service.directories import JobDirectories
 from service.errors import FailedPrecondition, ResourceExhausted, Unavailable
-from service.jobs import Happening, Job, JobState, StateReason, Trigger
+from service.jobs import Job, JobState, StateReason, Trigger, WorkersWanted
 from service.ledger import Ledger, LiveJob
 from service.metrics import Metrics
-from service.reports import BY_THE_USER, absorb, absorb_progress, move
-from service.runs import Cluster, News, Run, RunLostError, RunStopped
-from service.scheduler import ClusterView, Launch, Wait, Waiting, plan
+from service.reports import BY_THE_USER, Outcome, move, rest
+from service.runs import Cluster, RunLostError
+from service.scheduler import ClusterView, Launch, Preempt, Running, Scale, Wait, Waiting, plan
 from service.store import Request
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 STARTABLE = (JobState.QUEUED, JobState.RECOVERING)
-
-
-@dataclass(eq=False)
-class Attempt:
-    """A launched job's task, and the worker slots it holds until everything of it has ended."""
-
-    workers: int
-    task: asyncio.Task[None]
+HAS_WORKERS = (JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)  # and keeps them, once launched
 
 
 @dataclass
@@ -78,7 +72,7 @@ class Dispatcher:
         """Takes up the jobs of the service's last life, and starts to plan."""
         await self._directories.sweep()
         for job_id, live in list(self._ledger.live.items()):
-            if live.job.state is not JobState.QUEUED:
+            if live.job.state not in (JobState.QUEUED, JobState.PAUSED):
                 message = "the service was restarted; the job goes on from its newest checkpoint"
                 await self._move(live, Trigger.LOSE, reason=StateReason.SERVICE_RESTARTED, message=message)
             if live.job.state.is_terminal:
@@ -97,7 +91,7 @@ class Dispatcher:
     @property
     def free_slots(self) -> int:
         """Worker slots that no job has."""
-        return max(self._cluster.num_slots - sum(attempt.workers for attempt in self._attempts.values()), 0)
+        return max(self._cluster.num_slots - sum(attempt.slots for attempt in self._attempts.values()), 0)
 
     # --- What users ask for: a call that has begun is carried out, even when its client goes away ------------------
 
@@ -105,9 +99,28 @@ class Dispatcher:
         """Takes a new job; when this returns, it is on disk."""
         return await self._carry_out(self._submit(job, request))
 
+    async def pause(self, job_id: str) -> Job:
+        """Stops a job for a while; returns as soon as the call will not be forgotten."""
+        now = self._clock()
+        return await self._carry_out(
+            self._change(job_id, lambda job, has_run: calls.pause(job, now=now, has_run=has_run))
+        )
+
+    async def resume(self, job_id: str) -> Job:
+        """Queues a paused job again."""
+        now = self._clock()
+        return await self._carry_out(self._change(job_id, lambda job, _: calls.resume(job, now=now)))
+
+    async def scale(self, job_id: str, workers: int) -> Job:
+        """Sets the most workers that a job takes."""
+        return await self._carry_out(self._change(job_id, lambda job, _: calls.scale(job, workers)))
+
     async def cancel(self, job_id: str) -> Job:
         """Stops a job; returns as soon as the cancellation will not be forgotten."""
-        return await self._carry_out(self._cancel(job_id))
+        now = self._clock()
+        return await self._carry_out(
+            self._change(job_id, lambda job, has_run: calls.cancel(job, now=now, has_run=has_run))
+        )
 
     async def delete(self, job_id: str) -> None:
         """Removes a finished job and its files."""
@@ -130,34 +143,22 @@ class Dispatcher:
         self._replan.set()
         return stored
 
-    async def _cancel(self, job_id: str) -> Job:
+    async def _change(self, job_id: str, call: Callable[[Job, bool], Outcome]) -> Job:
+        """What a call makes of a job, which has a run or not; stored before it returns."""
         live = self._ledger.live.get(job_id)
         if live is None:
-            return self._refuse_unless(await self._ledger.get(job_id), JobState.CANCELLED, "cancel")
+            job, _ = call(await self._ledger.get(job_id), False)  # it is finished: the call is refused, or finds it so
+            if not job.state.is_terminal:  # created a moment ago, by a call that is not through yet
+                raise Unavailable(f"job {job.job_id} is not ready to be changed; try again", reason="TRY_AGAIN")
+            return job
         async with live.lock:
-            if live.job.state.is_terminal:
-                return self._refuse_unless(live.job, JobState.CANCELLED, "cancel")
-            by_user = partial(move, now=self._clock(), reason=StateReason.USER_REQUEST, message=BY_THE_USER)
-            job, happenings = by_user(live.job, Trigger.CANCEL)
-            if job.state is JobState.CANCELLING and job_id not in self._attempts:
-                job, more = by_user(job, Trigger.STOP)
-                happenings += more
+            job, happenings = call(live.job, job_id in self._attempts)
             if happenings:
                 await self._ledger.record(live, job, happenings)
-        if job.state.is_terminal:
+        if job.state.is_terminal and job_id not in self._attempts:
             self._retire(job_id)
         self._replan.set()
         return job
-
-    def _refuse_unless(self, job: Job, wanted: JobState, verb: str) -> Job:
-        if job.state is wanted:
-            return job
-        if not job.state.is_terminal:  # created a moment ago, by a call that is not through yet
-            raise Unavailable(f"job {job.job_id} is not ready to be changed; try again", reason="TRY_AGAIN")
-        raise FailedPrecondition(
-            f"cannot {verb} job {job.job_id}: got state {job.state.upper()}, expected a job that is not finished",
-            reason="JOB_FINISHED",
-        )
 
     async def _delete(self, job_id: str) -> None:
         job = await self._ledger.get(job_id)
@@ -195,10 +196,19 @@ class Dispatcher:
             for job_id, live in self._ledger.live.items()
             if live.job.state in STARTABLE and job_id not in self._attempts
         ]
+        running = [
+            Running(live.job, attempt.target, attempt.slots, is_leaving=live.job.state not in HAS_WORKERS)
+            for job_id, live in self._ledger.live.items()
+            if (attempt := self._attempts.get(job_id)) is not None
+        ]
         view = ClusterView(self._cluster.num_slots, self.free_slots, self._cluster.largest_node_slots)
-        decided = plan(self._clock(), waiting, view)
+        decided = plan(self._clock(), waiting, view, running)
         for job_id, wait in decided.waits.items():
             await self._tell(self._ledger.live[job_id], wait)
+        for preempt in decided.preemptions:
+            await self._preempt(self._ledger.live[preempt.job_id], preempt)
+        for scale in decided.scales:
+            await self._scale(self._ledger.live[scale.job_id], scale)
         for launch in decided.launches:
             await self._begin(self._ledger.live[launch.job_id], launch)
         return decided.next_time
@@ -206,9 +216,30 @@ class Dispatcher:
     async def _tell(self, live: LiveJob, wait: Wait) -> None:
         """Shows why a queued job waits; no event, for it may change with every other job."""
         async with live.lock:
-            job = live.job
-            if job.state is JobState.QUEUED and (job.state_reason, job.state_message) != (wait.reason, wait.message):
-                await self._ledger.record(live, replace(job, state_reason=wait.reason, state_message=wait.message))
+            job, reason, message = live.job, wait.reason, wait.message
+            if job.state_reason is StateReason.PREEMPTED:
+                reason, message = job.state_reason, f"made way for a job of higher priority; {message}"
+            if job.state is JobState.QUEUED and (job.state_reason, job.state_message) != (reason, message):
+                await self._ledger.record(live, replace(job, state_reason=reason, state_message=message))
+
+    async def _preempt(self, live: LiveJob, preempt: Preempt) -> None:
+        """Pauses a running job, which is queued again when nothing of it runs."""
+        async with live.lock:
+            if live.job.state in HAS_WORKERS:
+                now, reason = self._clock(), StateReason.PREEMPTED
+                job, happenings = move(live.job, Trigger.PAUSE, now=now, reason=reason, message=preempt.reason)
+                await self._ledger.record(live, job, happenings)
+        log.info("job %s: preempted: %s", preempt.job_id, preempt.reason)
+
+    async def _scale(self, live: LiveJob, scale: Scale) -> None:
+        """Gives a running job another number of workers."""
+        async with live.lock:
+            attempt = self._attempts.get(scale.job_id)
+            if attempt is None or live.job.state not in HAS_WORKERS:
+                return
+            await self._ledger.record(live, live.job, [WorkersWanted(scale.workers, scale.reason)])
+            attempt.aim(scale.workers)
+        log.info("job %s: %d workers wanted: %s", scale.job_id, scale.workers, scale.reason)
 
     async def _begin(self, live: LiveJob, launch: Launch) -> None:
         job_id = launch.job_id
@@ -218,25 +249,38 @@ class Dispatcher:
             workers = f"{launch.workers} worker{'s' * (launch.workers > 1)}"
             job, happenings = move(live.job, Trigger.LAUNCH, now=self._clock(), message=f"starting {workers}")
             await self._ledger.record(live, job, happenings)
-            task = asyncio.create_task(self._attempt(live, launch.workers), name=f"attempt {job_id}")
-            self._attempts[job_id] = Attempt(launch.workers, task)
+            attempt = self._attempts[job_id] = self._new_attempt(live, launch.workers)
+            attempt.task = asyncio.create_task(self._attempt(live, attempt), name=f"attempt {job_id}")
         log.info("job %s: attempt %d with %s", job_id, job.attempt, workers)
+
+    def _new_attempt(self, live: LiveJob, workers: int) -> Attempt:
+        return Attempt(
+            live,
+            workers,
+            ledger=self._ledger,
+            cluster=self._cluster,
+            directories=self._directories,
+            metrics=self._metrics,
+            clock=self._clock,
+            patience=self._patience,
+            freed=self._replan.set,
+        )
 
     # --- One attempt ------------------------------------------------------------------------------------------------
 
-    async def _attempt(self, live: LiveJob, workers: int) -> None:
+    async def _attempt(self, live: LiveJob, attempt: Attempt) -> None:
         """From launch to end of one run. Whatever goes wrong in here is this job's affair alone."""
         job_id = live.job.job_id
         try:
             try:
-                await self._run(live, workers)
+                await attempt.run()
             except RunLostError as error:
                 await self._lose(live, str(error))
             except Exception as error:
                 log.exception("job %s: an error inside the service", job_id)
                 message = f"an error inside the service: {type(error).__name__}: {error}"
                 await self._move(live, Trigger.FAIL, reason=StateReason.INTERNAL, message=message)
-            if live.job.state is JobState.CANCELLING:
+            if live.job.state in STOPPING:
                 await self._move(live, Trigger.STOP)
         finally:
             self._attempts.pop(job_id, None)
@@ -245,69 +289,11 @@ class Dispatcher:
             self._replan.set()
         log.info("job %s: %s %s", job_id, live.job.state, live.job.state_message)
 
-    async def _run(self, live: LiveJob, workers: int) -> None:
-        directory = await self._directories.make(live.job.job_id)
-        try:
-            async with asyncio.timeout(self._patience.launch_seconds):
-                run = await self._cluster.launch(live.job, workers, directory)
-        except TimeoutError:
-            raise RunLostError(f"the workers were not there after {self._patience.launch_seconds:g} s") from None
-        try:
-            await self._follow(live, run)
-        finally:
-            await self._close_run(live, run)
-
-    async def _follow(self, live: LiveJob, run: Run) -> None:
-        """Takes in a run's news until it has ended, or has had its time to end after a cancellation."""
-        deadline: float | None = None
-        loop = asyncio.get_running_loop()
-        while not live.job.state.is_terminal:
-            if live.job.state is JobState.CANCELLING and deadline is None:
-                await run.cancel()
-                deadline = loop.time() + self._patience.cancel_seconds
-            if deadline is not None and loop.time() > deadline:
-                log.warning(
-                    "job %s did not stop within %g s: ended by force", live.job.job_id, self._patience.cancel_seconds
-                )
-                return
-            try:
-                async with asyncio.timeout(self._patience.news_seconds):
-                    news = await run.news()
-            except TimeoutError:
-                raise RunLostError(f"the coordinator did not answer for {self._patience.news_seconds:g} s") from None
-            if await self._take_in(live, news):
-                return
-            await asyncio.sleep(self._patience.poll_seconds)
-
-    async def _take_in(self, live: LiveJob, news: News) -> bool:
-        """Records a run's news; whether the run has stopped."""
-        has_stopped = any(isinstance(report, RunStopped) for report in news.reports)
-        async with live.lock:
-            job = absorb_progress(live.job, news.progress)
-            happenings: list[Happening] = []
-            for report in news.reports:
-                if not isinstance(
-                    report, RunStopped
-                ):  # the job moves when the run is closed, and nothing is left of it
-                    job, more = absorb(job, report, now=self._clock())
-                    happenings.extend(more)
-            if job != live.job or happenings:
-                await self._ledger.record_surely(live, job, happenings)
-        self._metrics.observe_news(live.job, news)
-        if has_stopped and live.job.state is not JobState.CANCELLING and not live.job.state.is_terminal:
-            raise RunLostError("the run stopped although nobody asked it to")
-        return has_stopped
-
-    async def _close_run(self, live: LiveJob, run: Run) -> None:
-        """Ends what is left of a run; an error in that must not hide what became of the job."""
-        try:
-            async with asyncio.timeout(self._patience.close_seconds):
-                await run.close()
-        except Exception:
-            log.exception("job %s: its run could not be closed", live.job.job_id)
-
     async def _lose(self, live: LiveJob, message: str) -> None:
         """The run died: the job is started again, unless it keeps dying without getting any further."""
+        if live.job.state is JobState.PAUSING:  # it goes on from its newest checkpoint, when it goes on
+            await self._move(live, Trigger.LOSE)
+            return
         failures = self._failures.setdefault(live.job.job_id, Failures())
         steps = live.job.progress.steps_completed
         failures.count = 1 if steps > failures.furthest else failures.count + 1
@@ -326,8 +312,12 @@ class Dispatcher:
     async def _move(
         self, live: LiveJob, trigger: Trigger, *, reason: StateReason = StateReason.UNSPECIFIED, message: str = ""
     ) -> None:
-        """Moves an unfinished job of which nothing runs; a cancelled one is cancelled, whatever else befell it."""
+        """Moves an unfinished job of which nothing runs; what the user asked for counts, whatever else befell it."""
         async with live.lock:
+            if live.job.state is JobState.PAUSING and trigger in (Trigger.STOP, Trigger.LOSE):
+                job, happenings = rest(live.job, now=self._clock())
+                await self._ledger.record_surely(live, job, happenings)
+                return
             if live.job.state is JobState.CANCELLING:
                 trigger, reason, message = Trigger.STOP, StateReason.USER_REQUEST, BY_THE_USER
             if not live.job.state.is_terminal:

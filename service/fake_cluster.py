@@ -47,11 +47,13 @@ class Script:
     lose_launch: bool = False
     hang_launch: bool = False
     ignore_cancel: bool = False
+    ignore_pause: bool = False
 
 
 def digest_of(spec: JobSpec) -> str:
-    """The digest of the weights that a fake run makes: the same for any number of workers."""
-    return hashlib.sha256(spec_digest(spec.model_copy(update={"workers": WorkersSpec()})).encode()).hexdigest()
+    """The digest of the weights that a fake run makes: the same for any number of workers, name and priority."""
+    beside = {"name": "job", "workers": WorkersSpec(), "priority": 0}
+    return hashlib.sha256(spec_digest(spec.model_copy(update=beside)).encode()).hexdigest()
 
 
 def is_due(step: int, every_steps: int) -> bool:
@@ -67,18 +69,26 @@ class FakeRun:
         self._script, self._gate = script, gate
         self._step = 0
         self._is_started = self._is_cancelled = self._is_pausing = self._has_lost_worker = False
-        self._wanted = workers
+        self._wanted, self._capacity = workers, max(workers, job.max_workers)
         self.is_closed = False
+
+    @property
+    def capacity(self) -> int:
+        """See runs.Run."""
+        return self._capacity
 
     async def news(self) -> News:
         """See runs.Run."""
         assert not self.is_closed, "a closed run has no news"
+        return replace(await self._news(), slots_held=self._workers)
+
+    async def _news(self) -> News:
         script = self._script
         if not self._is_started:
             return self._start()
         if self._is_cancelled and not script.ignore_cancel:
             return News((RunStopped(),), self._progress())
-        if self._is_pausing:
+        if self._is_pausing and not script.ignore_pause:
             return News((self._save(self._step), RunPaused(self._step)), self._progress())
         first, self._step = self._step, min(self._step + script.steps_per_news, self._total)
         for limit in (
@@ -153,7 +163,7 @@ class FakeRun:
 
     async def scale(self, workers: int) -> None:
         """See runs.Run."""
-        assert 1 <= workers <= self._job.spec.workers.max, "scaled beyond what the job's segment has room for"
+        assert 1 <= workers <= self._capacity, "scaled beyond what the job's segment has room for"
         self._wanted = workers
 
     async def pause(self) -> None:

@@ -1,11 +1,17 @@
 """A job and its life: a pure state machine in one table.
 
     QUEUED --launch--> STARTING --run--> RUNNING --succeed--> SUCCEEDED
-                          ^  |             |  ^
-                       launch|lose     lose|  |run
-                          |  v             v  |
-                          RECOVERING <--------+          any of these --fail--> FAILED
+      ^                   ^  |             |  ^
+      |                launch|lose     lose|  |run
+      |                   |  v             v  |
+      |                   RECOVERING <--------+          any of these --fail--> FAILED
+    resume                      |
+      |                       pause, from STARTING and RUNNING too
+      |                         v
+    PAUSED <-----stop------- PAUSING
 
+A queued job is paused at once. PAUSING says by its reason what comes after: a job that the user paused stays PAUSED,
+any other (PREEMPTED, say) is queued again as soon as nothing of it runs. A job that ends while it is PAUSING has ended.
 A cancelled job passes through CANCELLING while something of it still runs. Nothing here reads a clock, a disk
 or a network; `advance` returns the next job or raises, and leaves the job it was given as it was.
 """
@@ -26,6 +32,8 @@ class JobState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RECOVERING = "recovering"
+    PAUSING = "pausing"
+    PAUSED = "paused"
     CANCELLING = "cancelling"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -43,6 +51,7 @@ class StateReason(StrEnum):
     UNSPECIFIED = "unspecified"
     WAITING_FOR_WORKERS = "waiting_for_workers"
     WAITING_FOR_EARLIER_JOBS = "waiting_for_earlier_jobs"
+    PREEMPTED = "preempted"
     WORKER_LOST = "worker_lost"
     COORDINATOR_LOST = "coordinator_lost"
     SERVICE_RESTARTED = "service_restarted"
@@ -64,6 +73,8 @@ class Trigger(StrEnum):
     LOSE = "lose"  # its workers, its coordinator or the service died
     SUCCEED = "succeed"
     FAIL = "fail"
+    PAUSE = "pause"  # the user asked, or its workers are needed elsewhere
+    RESUME = "resume"
     CANCEL = "cancel"  # the user asked
     STOP = "stop"  # nothing of it runs any more
 
@@ -71,20 +82,33 @@ class Trigger(StrEnum):
 _S, _T = JobState, Trigger
 TRANSITIONS: Mapping[tuple[JobState, Trigger], JobState] = {
     (_S.QUEUED, _T.LAUNCH): _S.STARTING,
+    (_S.QUEUED, _T.PAUSE): _S.PAUSED,
     (_S.QUEUED, _T.CANCEL): _S.CANCELLED,
     (_S.STARTING, _T.RUN): _S.RUNNING,
     (_S.STARTING, _T.LOSE): _S.RECOVERING,
     (_S.STARTING, _T.FAIL): _S.FAILED,
+    (_S.STARTING, _T.PAUSE): _S.PAUSING,
     (_S.STARTING, _T.CANCEL): _S.CANCELLING,
     (_S.RUNNING, _T.LOSE): _S.RECOVERING,
     (_S.RUNNING, _T.SUCCEED): _S.SUCCEEDED,
     (_S.RUNNING, _T.FAIL): _S.FAILED,
+    (_S.RUNNING, _T.PAUSE): _S.PAUSING,
     (_S.RUNNING, _T.CANCEL): _S.CANCELLING,
     (_S.RECOVERING, _T.LAUNCH): _S.STARTING,
     (_S.RECOVERING, _T.RUN): _S.RUNNING,
     (_S.RECOVERING, _T.LOSE): _S.RECOVERING,
     (_S.RECOVERING, _T.FAIL): _S.FAILED,
+    (_S.RECOVERING, _T.PAUSE): _S.PAUSING,
     (_S.RECOVERING, _T.CANCEL): _S.CANCELLING,
+    (_S.PAUSING, _T.PAUSE): _S.PAUSING,
+    (_S.PAUSING, _T.RESUME): _S.PAUSING,
+    (_S.PAUSING, _T.STOP): _S.PAUSED,
+    (_S.PAUSING, _T.SUCCEED): _S.SUCCEEDED,
+    (_S.PAUSING, _T.FAIL): _S.FAILED,
+    (_S.PAUSING, _T.CANCEL): _S.CANCELLING,
+    (_S.PAUSED, _T.PAUSE): _S.PAUSED,
+    (_S.PAUSED, _T.RESUME): _S.QUEUED,
+    (_S.PAUSED, _T.CANCEL): _S.CANCELLED,
     # Whatever else becomes of a job whose cancellation was acknowledged, it ends as cancelled.
     (_S.CANCELLING, _T.CANCEL): _S.CANCELLING,
     (_S.CANCELLING, _T.STOP): _S.CANCELLED,
@@ -129,7 +153,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for, where it stands, what came out. Times are seconds since 1970, UTC."""
+    """What was asked for, where it stands, what came out. Times are seconds since 1970, UTC.
+
+    `wanted_workers` is what the user scaled the job to; 0 is as the spec says.
+    """
 
     job_id: str
     spec: JobSpec
@@ -146,6 +173,22 @@ class Job:
     weights_digest: str = ""
     model_path: str = ""
     error: str = ""
+    wanted_workers: int = 0
+
+    @property
+    def max_workers(self) -> int:
+        """The most workers that it takes."""
+        return self.wanted_workers or self.spec.workers.max
+
+    @property
+    def min_workers(self) -> int:
+        """The workers without whom it is not started."""
+        return min(self.spec.workers.min, self.max_workers)
+
+    @property
+    def stays_paused(self) -> bool:
+        """Whether a job that is PAUSING waits for its user afterwards; any other is queued again."""
+        return self.state_reason is StateReason.USER_REQUEST
 
 
 def advance(
@@ -160,10 +203,10 @@ def advance(
     state = TRANSITIONS.get((job.state, trigger))
     if state is None:
         raise IllegalTransitionError(job, trigger)
-    if state is job.state and state in (JobState.CANCELLING, JobState.CANCELLED):
+    if state is job.state and state in (JobState.PAUSED, JobState.CANCELLING, JobState.CANCELLED):
         return job
     progress = job.progress
-    if state.is_terminal or state is JobState.RECOVERING:
+    if state.is_terminal or state in (JobState.RECOVERING, JobState.PAUSED):
         progress = replace(progress, samples_per_second=None, estimated_remaining_seconds=None, current_workers=0)
     launched = trigger is Trigger.LAUNCH
     return replace(
@@ -243,6 +286,14 @@ class WorkersChanged:
 
 
 @dataclass(frozen=True)
+class WorkersWanted:
+    """So many workers are to train from now on; WorkersChanged tells when they do."""
+
+    workers: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class WorkerSlow:
     """A worker was so many times slower than the others; from now on it computes `shards` of a batch's shards."""
 
@@ -276,6 +327,7 @@ Happening = (
     | ExactnessLost
     | WorkerLost
     | WorkersChanged
+    | WorkersWanted
     | WorkerSlow
     | CompilationStarted
     | CompilationFinished

@@ -39,6 +39,7 @@ class Patience:
     launch_seconds: float = 180.0  # starting workers takes seconds; minutes mean that the cluster is broken
     news_seconds: float = 30.0  # a coordinator answers in milliseconds; one that hangs is taken for dead
     cancel_seconds: float = 15.0  # a step and a checkpoint may have to end first; then the run is ended by force
+    pause_seconds: float = 300.0  # the last checkpoint of a large model on a slow disk; then the one before is the last
     close_seconds: float = 30.0  # a hung worker is killed within seconds; nobody waits longer for a run to end
     max_failed_attempts: int = 5  # in a row, none of which got further than the job was: the next would not either
     first_retry_seconds: float = 0.5  # doubled with each failed attempt, so that a broken cluster is not hammered

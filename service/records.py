@@ -28,6 +28,7 @@ from service.jobs import (
     WorkerLost,
     WorkersChanged,
     WorkerSlow,
+    WorkersWanted,
 )
 from worker.spec import JobSpec, parse_spec
 
@@ -43,6 +44,7 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "compilation_finished": CompilationFinished,
     "workers_changed": WorkersChanged,
     "worker_slow": WorkerSlow,
+    "workers_wanted": WorkersWanted,
 }
 KINDS = {kind: name for name, kind in HAPPENINGS.items()}
 

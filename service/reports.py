@@ -1,7 +1,7 @@
 """What a run reports, turned into the job's next record and its history: a pure decision.
 
 The record moves by `jobs.advance` alone. Once a cancellation was acknowledged, reports still enter the history but
-no longer decide where the job goes.
+no longer decide where the job goes; of a job that is pausing, only its end does.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ def move(
     return moved, (StateChanged(moved.state, moved.state_reason, moved.state_message),)
 
 
+def rest(job: Job, *, now: float) -> Outcome:
+    """The job that was PAUSING, now that nothing of it runs any more: PAUSED, or queued again."""
+    reason, message, stays = job.state_reason, job.state_message, job.stays_paused
+    job, happenings = move(job, Trigger.STOP, now=now, reason=reason, message=message)
+    if not stays:
+        job, more = move(job, Trigger.RESUME, now=now, reason=reason, message=message)
+        happenings += more
+    return job, happenings
+
+
 def absorb_progress(job: Job, progress: Progress) -> Job:
     """The job with its newest progress; a finished job's is final."""
     return job if job.state.is_terminal else replace(job, progress=progress)
@@ -57,13 +67,14 @@ def absorb(job: Job, report: Report, *, now: float) -> Outcome:
     if job.state.is_terminal:
         return job, ()
     cancelling = job.state is JobState.CANCELLING
+    is_to_stop = cancelling or job.state is JobState.PAUSING
     match report:
         case RunStarted():
             progress = replace(job.progress, current_workers=report.workers, steps_completed=report.step)
             started = replace(job, progress=progress, num_parameters=report.num_parameters)
             return move(started, Trigger.RUN, now=now) if job.state in NOT_YET_TRAINING else (started, ())
         case WorkerLost():
-            if cancelling:
+            if is_to_stop:
                 return job, (report,)
             message = f"worker {report.rank} was lost after step {report.step}: {report.reason}"
             lost, events = move(job, Trigger.LOSE, now=now, reason=StateReason.WORKER_LOST, message=message)
@@ -78,6 +89,8 @@ def absorb(job: Job, report: Report, *, now: float) -> Outcome:
             return replace(job, progress=replace(job.progress, current_workers=report.workers)), (report,)
         case RunSucceeded() | RunFailed() | RunStopped() | RunPaused() if cancelling:
             return move(job, Trigger.STOP, now=now, reason=StateReason.USER_REQUEST, message=BY_THE_USER)
+        case RunStopped() | RunPaused() if is_to_stop:
+            return rest(job, now=now)
         case RunSucceeded():
             return _succeed(job, report, now=now)
         case RunFailed():

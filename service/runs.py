@@ -106,6 +106,7 @@ class News:
     steps: tuple[StepSample, ...] = ()
     phase_seconds: Mapping[str, float] = field(default_factory=dict)  # summed over workers since the run started
     steps_redone: int = 0  # since the run started
+    slots_held: int = 0  # worker processes that are there, and those that are being started or ended
 
 
 class RunLostError(Exception):
@@ -115,12 +116,17 @@ class RunLostError(Exception):
 class Run(Protocol):
     """One attempt at a job."""
 
+    @property
+    def capacity(self) -> int:
+        """The most workers that it can be scaled to."""
+        ...
+
     async def news(self) -> News:
         """What happened since the last call; returns at once or within a quarter of a second. Raises RunLostError."""
         ...
 
     async def scale(self, workers: int) -> None:
-        """Sets the number of workers wanted, from 1 to the job's `workers.max`; takes effect at step boundaries."""
+        """Sets the number of workers wanted, from 1 to `capacity`; takes effect at step boundaries."""
         ...
 
     async def pause(self) -> None:

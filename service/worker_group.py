@@ -83,6 +83,11 @@ class WorkerGroup:
         return len(self.seats(Standing.MEMBER))
 
     @property
+    def num_processes(self) -> int:
+        """Workers that are there, on their way, or not known to be gone yet."""
+        return len(self._workers)
+
+    @property
     def committed(self) -> int:
         """Committed steps, as far as they are known; between legs they stand still."""
         return self.segment.control.committed if self.has_segment else 0

@@ -89,7 +89,7 @@ class NumericsChangedError(Exception):
 
 def spec_sha256(spec: JobSpec) -> str:
     """What a checkpoint must agree on to be this job's: all of the spec that decides the weights."""
-    beside = dict.fromkeys(("name", "workers", "evaluation", "checkpoint"), True)
+    beside = dict.fromkeys(("name", "workers", "priority", "evaluation", "checkpoint"), True)
     deciding = spec.model_dump_json(exclude={**beside, "training": {"gradient_checkpointing"}})
     return hashlib.sha256(deciding.encode()).hexdigest()
 

@@ -103,6 +103,7 @@ __all__ = [
 MAX_GLOBAL_BATCH_SIZE = 1 << 20
 MAX_SHARDS = 1024  # each shard has a slot in the control page
 DEFAULT_SHARDS = 8
+MAX_PRIORITY = 1000
 
 
 class Task(StrEnum):
@@ -249,6 +250,7 @@ class JobSpec(Part):
     evaluation: EvaluationSpec = EvaluationSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
     workers: WorkersSpec = Field(default_factory=WorkersSpec)
+    priority: int = Field(default=0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

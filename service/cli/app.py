@@ -23,10 +23,12 @@ from service.cli.options import (
     Settings,
     connect,
     overrides_of,
+    print_value,
     read_job_file,
     refused,
     spec_of,
 )
+from service.cli.steering import cancel, pause, resume, scale
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -240,17 +242,7 @@ def events(job: JobName, output: Output = OutputFormat.TEXT, address: Address = 
             print(to_json(event) if output is OutputFormat.JSON else line)
 
 
-@app.command()
-def cancel(job: JobName, output: Output = OutputFormat.TEXT, address: Address = DEFAULT_ADDRESS) -> None:
-    """Stop a job. What it has learned so far is not kept as a model."""
-    from service.cli.show import state_of
-
-    with connect(address) as client:
-        cancelled = client.cancel_job(client.find_job(job).job_id)
-    print_value(cancelled, output, text=f"{cancelled.job_id}: {state_of(cancelled)}")
-
-
-for command in (checkpoints, export, sample):
+for command in (pause, resume, scale, cancel, checkpoints, export, sample):
     app.command()(command)
 
 
@@ -261,16 +253,6 @@ def delete(job: JobName, address: Address = DEFAULT_ADDRESS) -> None:
         job_id = client.find_job(job).job_id
         client.delete_job(job_id)
     say(f"deleted {job_id}")
-
-
-def print_value(job: job_pb2.Job, output: OutputFormat, *, text: str) -> None:
-    """Prints a job, or what is to be said about it."""
-    if output is OutputFormat.JSON:
-        from service.documents import to_json
-
-        print(to_json(job))
-    else:
-        print(text)
 
 
 def state_name(word: str) -> str:

@@ -17,6 +17,7 @@ from service.cli.follow import Output as OutputFormat
 if TYPE_CHECKING:
     from service.client import Client
     from service.jobfile import FieldAtFault, JobFile, Override
+    from service.pb.backprop.v1 import job_pb2
     from worker.spec import JobSpec
 
 
@@ -114,3 +115,13 @@ def refused(file: JobFile, violations: Iterable[FieldAtFault]) -> CommandError:
     from service.jobfile import explain
 
     return CommandError(*explain(file, violations))
+
+
+def print_value(job: job_pb2.Job, output: OutputFormat, *, text: str) -> None:
+    """Prints a job, or what is to be said about it."""
+    if output is OutputFormat.JSON:
+        from service.documents import to_json
+
+        print(to_json(job))
+    else:
+        print(text)

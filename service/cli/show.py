@@ -119,6 +119,9 @@ def event_text(event: job_pb2.JobEvent) -> str:
             changed_to = event.workers_changed
             number_of = f"{changed_to.workers} worker{'s' * (changed_to.workers != 1)}"
             return f"{number_of} after step {changed_to.step}: {changed_to.reason}"
+        case "workers_wanted":
+            wanted = event.workers_wanted
+            return f"{wanted.workers} worker{'s' * (wanted.workers != 1)} wanted: {wanted.reason}"
         case "worker_slow":
             slow = event.worker_slow
             part = f"it computes {slow.shards} shard{'s' * (slow.shards != 1)} from here on"

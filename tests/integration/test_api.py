@@ -187,12 +187,44 @@ async def test_a_cancelled_job_stops_and_may_be_cancelled_again(
         assert (await stub.CancelJob(cancel)).state == job_pb2.JOB_STATE_CANCELLED
 
 
+async def test_a_job_is_paused_scaled_and_resumed_and_every_call_may_be_repeated(
+    start_service: StartService, make_spec: MakeSpec
+) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=10)))
+    async with stub_of(service) as stub:
+        job_id = (await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))).job_id
+        assert (await until_state(stub, job_id, job_pb2.JOB_STATE_RUNNING)).wanted_workers == 1
+        pause, resume = pb.PauseJobRequest(job_id=job_id), pb.ResumeJobRequest(job_id=job_id)
+        assert (await stub.ResumeJob(resume)).state == job_pb2.JOB_STATE_RUNNING
+        for _ in range(2):
+            assert (await stub.PauseJob(pause)).state in (job_pb2.JOB_STATE_PAUSING, job_pb2.JOB_STATE_PAUSED)
+        paused = await until_state(stub, job_id, job_pb2.JOB_STATE_PAUSED)
+        assert (paused.state_reason, paused.steps_completed) == (job_pb2.STATE_REASON_USER_REQUEST, 10)
+        for _ in range(2):
+            scaled = await stub.ScaleJob(pb.ScaleJobRequest(job_id=job_id, workers=2))
+            assert (scaled.wanted_workers, scaled.state) == (2, job_pb2.JOB_STATE_PAUSED)
+        code, reason, fields = await refusal(stub.ScaleJob(pb.ScaleJobRequest(job_id=job_id, workers=9)))
+        assert (code, reason) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+        assert fields["workers"].startswith("got 9, expected 1 to 8, the job's training.shards")
+        service.cluster.gate.set()
+        await stub.ResumeJob(resume)
+        assert (await until_state(stub, job_id, job_pb2.JOB_STATE_SUCCEEDED)).attempt == 2
+        events = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=job_id)) if event.event_id]
+        assert [one.workers_wanted.workers for one in events if one.HasField("workers_wanted")] == [2]
+        scale = pb.ScaleJobRequest(job_id=job_id, workers=2)
+        for call in (stub.PauseJob(pause), stub.ResumeJob(resume), stub.ScaleJob(scale)):
+            assert (await refusal(call))[:2] == ("FAILED_PRECONDITION", "JOB_FINISHED")
+
+
 @pytest.mark.parametrize(
     "call",
     [
         lambda stub: stub.GetJob(pb.GetJobRequest(job_id="none-abcdef")),
         lambda stub: stub.GetJob(pb.GetJobRequest(job_id="x" * 10_000)),
         lambda stub: stub.CancelJob(pb.CancelJobRequest(job_id="none-abcdef")),
+        lambda stub: stub.PauseJob(pb.PauseJobRequest(job_id="none-abcdef")),
+        lambda stub: stub.ResumeJob(pb.ResumeJobRequest(job_id="none-abcdef")),
+        lambda stub: stub.ScaleJob(pb.ScaleJobRequest(job_id="none-abcdef", workers=1)),
         lambda stub: stub.DeleteJob(pb.DeleteJobRequest(job_id="../../etc")),
         lambda stub: stub.WatchJob(pb.WatchJobRequest(job_id="none-abcdef")).read(),
         lambda stub: stub.ExportModel(pb.ExportModelRequest(job_id="")).read(),

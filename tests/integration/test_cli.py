@@ -55,7 +55,7 @@ async def backprop(*arguments: str, service: RunningService | None = None, stdin
 async def test_help_names_every_command() -> None:
     done = await backprop("--help")
     assert done.code == 0
-    commands = "serve run submit jobs show watch events cancel checkpoints export sample delete"
+    commands = "serve run submit jobs show watch events pause resume scale cancel checkpoints export sample delete"
     for command in commands.split():
         assert f"\n  {command} " in done.output
         assert (await backprop(command, "--help")).code == 0
@@ -224,6 +224,31 @@ async def test_too_many_workers_for_the_cluster_are_refused_with_the_line(
     done = await backprop("submit", str(path), service=service)
     assert done.code == 2
     assert f"{path}:4: workers.min: got 3, expected at most 2" in done.errors
+
+
+async def test_a_job_is_paused_scaled_and_resumed(start_service: StartService, tmp_path: Path) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=10)))
+    submitted = await backprop("submit", DIGITS, "--set", "priority=3", "--output", "json", service=service)
+    job_id = submitted.jobs()[0]["job_id"]
+    assert submitted.jobs()[0]["spec"]["priority"] == 3
+    assert (await backprop("pause", job_id, service=service)).output.startswith(f"{job_id}: PAUS")
+    async with asyncio.timeout(SECONDS):
+        while (await backprop("pause", job_id, service=service)).output != f"{job_id}: PAUSED\n":
+            pass
+    scaled = await backprop("scale", job_id, "--workers", "1", service=service)
+    assert scaled.output == f"{job_id}: PAUSED, takes up to 1 worker\n"
+    refused = await backprop("scale", job_id, "--workers", "99", service=service)
+    assert (refused.code, refused.output) == (2, "")
+    assert "workers: got 99, expected 1 to 4, the job's training.shards" in refused.errors
+    service.cluster.gate.set()
+    resumed = await backprop("resume", job_id, "--output", "json", service=service)
+    assert resumed.jobs()[0]["state"] == "QUEUED"
+    assert (await backprop("watch", job_id, service=service)).code == 0
+    late = await backprop("pause", job_id, service=service)
+    assert late.code == 2
+    assert late.errors == (
+        f"backprop: cannot pause job {job_id}: got state SUCCEEDED, expected a job that is not finished\n"
+    )
 
 
 async def test_an_ambiguous_beginning_of_an_id_is_refused(start_service: StartService) -> None:

@@ -190,7 +190,7 @@ def test_every_state_has_its_number(state: jobs.JobState) -> None:
     assert state_from_proto(number) is state
 
 
-@pytest.mark.parametrize("number", [0, 5, 99])
+@pytest.mark.parametrize("number", [0, 11, 99])
 def test_a_number_without_a_state_stands_for_none(number: int) -> None:
     assert state_from_proto(number) is None
 
@@ -226,6 +226,7 @@ def test_a_nan_loss_survives_the_wire() -> None:
         jobs.CheckpointFailed(5, "disk full"),
         jobs.WorkerLost(1, 5, "killed", "forward"),
         jobs.WorkersChanged(3, 5, "worker 2 joined"),
+        jobs.WorkersWanted(3, "scaled by the user"),
         jobs.WorkerSlow(1, 5, 4.5, 2),
         jobs.CompilationStarted(1),
         jobs.CompilationFinished(14, 9.5),

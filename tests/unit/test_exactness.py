@@ -153,6 +153,7 @@ def test_gradient_checkpointing_changes_no_bit(model: str, path: Path) -> None:
 
 def test_a_checkpoint_serves_with_and_without_gradient_checkpointing() -> None:
     plain, checkpointed = (job(training={"gradient_checkpointing": again}) for again in (False, True))
+    assert spec_sha256(plain) == spec_sha256(job(priority=5))
     assert spec_sha256(plain) == spec_sha256(checkpointed) != spec_sha256(job(training={"seed": 4}))
 
 

@@ -26,20 +26,33 @@ PROGRESS = Progress(
 # Written out once more, and not taken from the code: what may follow what.
 LEGAL = """
     queued      launch  starting
+    queued      pause   paused
     queued      cancel  cancelled
     starting    run     running
     starting    lose    recovering
     starting    fail    failed
+    starting    pause   pausing
     starting    cancel  cancelling
     running     lose    recovering
     running     succeed succeeded
     running     fail    failed
+    running     pause   pausing
     running     cancel  cancelling
     recovering  launch  starting
     recovering  run     running
     recovering  lose    recovering
     recovering  fail    failed
+    recovering  pause   pausing
     recovering  cancel  cancelling
+    pausing     pause   pausing
+    pausing     resume  pausing
+    pausing     stop    paused
+    pausing     succeed succeeded
+    pausing     fail    failed
+    pausing     cancel  cancelling
+    paused      pause   paused
+    paused      resume  queued
+    paused      cancel  cancelled
     cancelling  cancel  cancelling
     cancelling  stop    cancelled
     cancelling  lose    cancelled
@@ -105,6 +118,18 @@ def test_a_failure_is_told_as_the_error() -> None:
         "NaN in step 3",
         "NaN in step 3",
     )
+
+
+def test_a_paused_job_has_steps_but_no_speed_and_no_end() -> None:
+    pausing = replace(JOB, state=JobState.PAUSING, progress=PROGRESS)
+    paused = advance(pausing, Trigger.STOP, now=5.0)
+    assert (paused.progress, paused.end_time) == (Progress(steps_completed=7, loss=0.5), None)
+
+
+def test_a_job_takes_the_workers_of_its_spec_until_it_is_scaled() -> None:
+    job = replace(JOB, spec=parse_spec(SPEC.model_dump(exclude_none=True) | {"workers": {"min": 2, "max": 4}}))
+    numbers = [(one.min_workers, one.max_workers) for n in (0, 1, 3, 8) for one in [replace(job, wanted_workers=n)]]
+    assert numbers == [(2, 4), (1, 1), (2, 3), (2, 8)]
 
 
 @pytest.mark.parametrize("trigger", [Trigger.LOSE, Trigger.SUCCEED, Trigger.FAIL])

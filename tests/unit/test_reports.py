@@ -26,7 +26,7 @@ from service.jobs import (
     WorkerSlow,
 )
 from service.limits import MAX_STATE_MESSAGE_LENGTH
-from service.reports import absorb, absorb_progress, move
+from service.reports import absorb, absorb_progress, move, rest
 from service.runs import Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 from worker.spec import parse_spec
 
@@ -90,6 +90,13 @@ ROWS: list[tuple[JobState, Report, JobState, list[Happening]]] = [
         JobState.RECOVERING,
         [StateChanged(JobState.RECOVERING, StateReason.COORDINATOR_LOST, "the run stopped")],
     ),
+    # A job that is pausing pauses, unless it ends first.
+    (JobState.PAUSING, STARTED, JobState.PAUSING, []),
+    (JobState.PAUSING, LOST, JobState.PAUSING, [LOST]),
+    (JobState.PAUSING, SAVED, JobState.PAUSING, [SAVED]),
+    (JobState.PAUSING, SUCCEEDED, JobState.SUCCEEDED, [StateChanged(JobState.SUCCEEDED)]),
+    (JobState.PAUSING, FAILED, JobState.FAILED, [StateChanged(JobState.FAILED, StateReason.NON_FINITE, "step 7: NaN")]),
+    (JobState.PAUSING, RunPaused(5), JobState.QUEUED, [StateChanged(JobState.PAUSED), StateChanged(JobState.QUEUED)]),
     # What is finished stays as it is.
     (JobState.SUCCEEDED, FAILED, JobState.SUCCEEDED, []),
     (JobState.CANCELLED, SUCCEEDED, JobState.CANCELLED, []),
@@ -105,6 +112,16 @@ def test_a_report_moves_the_job_and_enters_its_history(
     job, new = absorb(replace(JOB, state=state), report, now=9.0)
     assert job.state is state_after
     assert list(new) == happenings
+
+
+def test_what_is_preempted_is_queued_again_and_what_the_user_paused_stays() -> None:
+    pausing = replace(JOB, state=JobState.PAUSING, state_message="why")
+    paused, told = rest(replace(pausing, state_reason=StateReason.USER_REQUEST), now=2.0)
+    assert told == (StateChanged(JobState.PAUSED, StateReason.USER_REQUEST, "why"),)
+    assert paused.state is JobState.PAUSED
+    queued, told = rest(replace(pausing, state_reason=StateReason.PREEMPTED), now=2.0)
+    assert [change.state for change in told if isinstance(change, StateChanged)] == [JobState.PAUSED, JobState.QUEUED]
+    assert (queued.state, queued.state_reason, queued.state_message) == (JobState.QUEUED, StateReason.PREEMPTED, "why")
 
 
 def test_a_started_run_tells_its_workers_parameters_and_step() -> None:

@@ -107,6 +107,10 @@ def test_numbers_that_are_none_are_shown() -> None:
             job_pb2.JobEvent(worker_slow=job_pb2.WorkerSlow(rank=1, step=5, times=4.21, shards=1)),
             "worker 1 is 4.2 times slower after step 5: it computes 1 shard from here on",
         ),
+        (
+            job_pb2.JobEvent(workers_wanted=job_pb2.WorkersWanted(workers=1, reason="scaled by the user")),
+            "1 worker wanted: scaled by the user",
+        ),
         (job_pb2.JobEvent(), "an event that this version of backprop does not know"),
     ],
 )

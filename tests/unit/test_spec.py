@@ -12,7 +12,7 @@ from worker.violations import SpecError
 VALID: dict[str, Any] = {"model": {"mlp": {}}, "data": {"digits": {}}}
 INFINITY, NAN = float("inf"), float("nan")
 NAME = "expected at most 63 lower-case letters, digits, '-', '_' and '.', the first a letter or digit"
-KEYS = "name, model, data, optimizer, schedule, training, evaluation, checkpoint, workers"
+KEYS = "name, model, data, optimizer, schedule, training, evaluation, checkpoint, workers, priority"
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     # what is asked for, the field at fault, what is said of it
@@ -102,6 +102,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"checkpoint": {"keep": 0}}, "checkpoint.keep", "got 0, expected a number >= 1"),
     ({"workers": {"min": 0}}, "workers.min", "got 0, expected a number >= 1"),
     ({"workers": {"max": 0}}, "workers.max", "got 0, expected a number >= 1"),
+    ({"priority": 1001}, "priority", "got 1001, expected a number <= 1000"),
+    ({"priority": 0.5}, "priority", "got 0.5, expected a whole number"),
     ({"workers": {"min": 3, "max": 2}}, "workers.max", "got 2, expected at least min (3)"),
     (
         {"workers": {"max": 9}},

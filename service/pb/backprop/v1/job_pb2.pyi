@@ -18,6 +18,8 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_STARTING: _ClassVar[JobState]
     JOB_STATE_RUNNING: _ClassVar[JobState]
     JOB_STATE_RECOVERING: _ClassVar[JobState]
+    JOB_STATE_PAUSING: _ClassVar[JobState]
+    JOB_STATE_PAUSED: _ClassVar[JobState]
     JOB_STATE_CANCELLING: _ClassVar[JobState]
     JOB_STATE_SUCCEEDED: _ClassVar[JobState]
     JOB_STATE_FAILED: _ClassVar[JobState]
@@ -39,11 +41,14 @@ class StateReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STATE_REASON_POISON: _ClassVar[StateReason]
     STATE_REASON_NUMERICS_CHANGED: _ClassVar[StateReason]
     STATE_REASON_CHECKPOINT_FAILED: _ClassVar[StateReason]
+    STATE_REASON_PREEMPTED: _ClassVar[StateReason]
 JOB_STATE_UNSPECIFIED: JobState
 JOB_STATE_QUEUED: JobState
 JOB_STATE_STARTING: JobState
 JOB_STATE_RUNNING: JobState
 JOB_STATE_RECOVERING: JobState
+JOB_STATE_PAUSING: JobState
+JOB_STATE_PAUSED: JobState
 JOB_STATE_CANCELLING: JobState
 JOB_STATE_SUCCEEDED: JobState
 JOB_STATE_FAILED: JobState
@@ -62,9 +67,10 @@ STATE_REASON_USER_REQUEST: StateReason
 STATE_REASON_POISON: StateReason
 STATE_REASON_NUMERICS_CHANGED: StateReason
 STATE_REASON_CHECKPOINT_FAILED: StateReason
+STATE_REASON_PREEMPTED: StateReason
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters")
+    __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters", "wanted_workers")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -85,6 +91,7 @@ class Job(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    WANTED_WORKERS_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: _spec_pb2.JobSpec
     state: JobState
@@ -105,7 +112,8 @@ class Job(_message.Message):
     error: str
     model_path: str
     num_parameters: int
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., state_reason: _Optional[_Union[StateReason, str]] = ..., state_message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps_completed: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., estimated_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., current_workers: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights_digest: _Optional[str] = ..., error: _Optional[str] = ..., model_path: _Optional[str] = ..., num_parameters: _Optional[int] = ...) -> None: ...
+    wanted_workers: int
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., state_reason: _Optional[_Union[StateReason, str]] = ..., state_message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps_completed: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., estimated_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., current_workers: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights_digest: _Optional[str] = ..., error: _Optional[str] = ..., model_path: _Optional[str] = ..., num_parameters: _Optional[int] = ..., wanted_workers: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("step", "loss", "accuracy", "perplexity")
@@ -120,7 +128,7 @@ class Evaluation(_message.Message):
     def __init__(self, step: _Optional[int] = ..., loss: _Optional[float] = ..., accuracy: _Optional[float] = ..., perplexity: _Optional[float] = ...) -> None: ...
 
 class JobEvent(_message.Message):
-    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress", "workers_changed", "worker_slow", "checkpoint_corrupt", "exactness_lost")
+    __slots__ = ("event_id", "job_id", "time", "state_changed", "evaluation", "checkpoint_saved", "checkpoint_failed", "worker_lost", "compilation_started", "compilation_finished", "progress", "workers_changed", "worker_slow", "checkpoint_corrupt", "exactness_lost", "workers_wanted")
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +144,7 @@ class JobEvent(_message.Message):
     WORKER_SLOW_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_CORRUPT_FIELD_NUMBER: _ClassVar[int]
     EXACTNESS_LOST_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_WANTED_FIELD_NUMBER: _ClassVar[int]
     event_id: int
     job_id: str
     time: _timestamp_pb2.Timestamp
@@ -151,7 +160,8 @@ class JobEvent(_message.Message):
     worker_slow: WorkerSlow
     checkpoint_corrupt: CheckpointCorrupt
     exactness_lost: ExactnessLost
-    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ..., workers_changed: _Optional[_Union[WorkersChanged, _Mapping]] = ..., worker_slow: _Optional[_Union[WorkerSlow, _Mapping]] = ..., checkpoint_corrupt: _Optional[_Union[CheckpointCorrupt, _Mapping]] = ..., exactness_lost: _Optional[_Union[ExactnessLost, _Mapping]] = ...) -> None: ...
+    workers_wanted: WorkersWanted
+    def __init__(self, event_id: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., checkpoint_saved: _Optional[_Union[CheckpointSaved, _Mapping]] = ..., checkpoint_failed: _Optional[_Union[CheckpointFailed, _Mapping]] = ..., worker_lost: _Optional[_Union[WorkerLost, _Mapping]] = ..., compilation_started: _Optional[_Union[CompilationStarted, _Mapping]] = ..., compilation_finished: _Optional[_Union[CompilationFinished, _Mapping]] = ..., progress: _Optional[_Union[Job, _Mapping]] = ..., workers_changed: _Optional[_Union[WorkersChanged, _Mapping]] = ..., worker_slow: _Optional[_Union[WorkerSlow, _Mapping]] = ..., checkpoint_corrupt: _Optional[_Union[CheckpointCorrupt, _Mapping]] = ..., exactness_lost: _Optional[_Union[ExactnessLost, _Mapping]] = ..., workers_wanted: _Optional[_Union[WorkersWanted, _Mapping]] = ...) -> None: ...
 
 class StateChanged(_message.Message):
     __slots__ = ("state", "reason", "message")
@@ -220,6 +230,14 @@ class WorkersChanged(_message.Message):
     step: int
     reason: str
     def __init__(self, workers: _Optional[int] = ..., step: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class WorkersWanted(_message.Message):
+    __slots__ = ("workers", "reason")
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    workers: int
+    reason: str
+    def __init__(self, workers: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class WorkerSlow(_message.Message):
     __slots__ = ("rank", "step", "times", "shards")

@@ -57,7 +57,7 @@ NON_FINITE_POLICY_FAIL: NonFinitePolicy
 NON_FINITE_POLICY_SKIP: NonFinitePolicy
 
 class JobSpec(_message.Message):
-    __slots__ = ("name", "model", "data", "optimizer", "schedule", "training", "evaluation", "checkpoint", "workers")
+    __slots__ = ("name", "model", "data", "optimizer", "schedule", "training", "evaluation", "checkpoint", "workers", "priority")
     NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
@@ -67,6 +67,7 @@ class JobSpec(_message.Message):
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     name: str
     model: ModelSpec
     data: DataSpec
@@ -76,7 +77,8 @@ class JobSpec(_message.Message):
     evaluation: EvaluationSpec
     checkpoint: CheckpointSpec
     workers: WorkersSpec
-    def __init__(self, name: _Optional[str] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., data: _Optional[_Union[DataSpec, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerSpec, _Mapping]] = ..., schedule: _Optional[_Union[ScheduleSpec, _Mapping]] = ..., training: _Optional[_Union[TrainingSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointSpec, _Mapping]] = ..., workers: _Optional[_Union[WorkersSpec, _Mapping]] = ...) -> None: ...
+    priority: int
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[_Union[ModelSpec, _Mapping]] = ..., data: _Optional[_Union[DataSpec, _Mapping]] = ..., optimizer: _Optional[_Union[OptimizerSpec, _Mapping]] = ..., schedule: _Optional[_Union[ScheduleSpec, _Mapping]] = ..., training: _Optional[_Union[TrainingSpec, _Mapping]] = ..., evaluation: _Optional[_Union[EvaluationSpec, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointSpec, _Mapping]] = ..., workers: _Optional[_Union[WorkersSpec, _Mapping]] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class ModelSpec(_message.Message):
     __slots__ = ("mlp", "cnn", "gpt", "bert")

@@ -52,6 +52,21 @@ class TrainingServiceStub(object):
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.ListJobsRequest.SerializeToString,
                 response_deserializer=backprop_dot_v1_dot_training__service__pb2.ListJobsResponse.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/backprop.v1.TrainingService/PauseJob',
+                request_serializer=backprop_dot_v1_dot_training__service__pb2.PauseJobRequest.SerializeToString,
+                response_deserializer=backprop_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ResumeJob = channel.unary_unary(
+                '/backprop.v1.TrainingService/ResumeJob',
+                request_serializer=backprop_dot_v1_dot_training__service__pb2.ResumeJobRequest.SerializeToString,
+                response_deserializer=backprop_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
+        self.ScaleJob = channel.unary_unary(
+                '/backprop.v1.TrainingService/ScaleJob',
+                request_serializer=backprop_dot_v1_dot_training__service__pb2.ScaleJobRequest.SerializeToString,
+                response_deserializer=backprop_dot_v1_dot_job__pb2.Job.FromString,
+                _registered_method=True)
         self.CancelJob = channel.unary_unary(
                 '/backprop.v1.TrainingService/CancelJob',
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.CancelJobRequest.SerializeToString,
@@ -104,6 +119,27 @@ class TrainingServiceServicer(object):
 
     def ListJobs(self, request, context):
         """Jobs, newest first, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseJob(self, request, context):
+        """Stops a job at a step boundary, saves what it has and frees its workers. Pausing a paused job is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeJob(self, request, context):
+        """Queues a paused job again; it goes on where it was. No error for a job that waits or trains already.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ScaleJob(self, request, context):
+        """Sets the most workers that a job takes, in flight or before; the job remembers it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +204,21 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.ListJobs,
                     request_deserializer=backprop_dot_v1_dot_training__service__pb2.ListJobsRequest.FromString,
                     response_serializer=backprop_dot_v1_dot_training__service__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=backprop_dot_v1_dot_training__service__pb2.PauseJobRequest.FromString,
+                    response_serializer=backprop_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ResumeJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeJob,
+                    request_deserializer=backprop_dot_v1_dot_training__service__pb2.ResumeJobRequest.FromString,
+                    response_serializer=backprop_dot_v1_dot_job__pb2.Job.SerializeToString,
+            ),
+            'ScaleJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ScaleJob,
+                    request_deserializer=backprop_dot_v1_dot_training__service__pb2.ScaleJobRequest.FromString,
+                    response_serializer=backprop_dot_v1_dot_job__pb2.Job.SerializeToString,
             ),
             'CancelJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelJob,
@@ -282,6 +333,87 @@ class TrainingService(object):
             '/backprop.v1.TrainingService/ListJobs',
             backprop_dot_v1_dot_training__service__pb2.ListJobsRequest.SerializeToString,
             backprop_dot_v1_dot_training__service__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backprop.v1.TrainingService/PauseJob',
+            backprop_dot_v1_dot_training__service__pb2.PauseJobRequest.SerializeToString,
+            backprop_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backprop.v1.TrainingService/ResumeJob',
+            backprop_dot_v1_dot_training__service__pb2.ResumeJobRequest.SerializeToString,
+            backprop_dot_v1_dot_job__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ScaleJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/backprop.v1.TrainingService/ScaleJob',
+            backprop_dot_v1_dot_training__service__pb2.ScaleJobRequest.SerializeToString,
+            backprop_dot_v1_dot_job__pb2.Job.FromString,
             options,
             channel_credentials,
             insecure,

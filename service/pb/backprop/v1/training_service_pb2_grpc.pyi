@@ -41,6 +41,12 @@ class TrainingServiceStub:
     """One job as it stands now."""
     ListJobs: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListJobsRequest, _training_service_pb2.ListJobsResponse]
     """Jobs, newest first, a page at a time."""
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PauseJobRequest, _job_pb2.Job]
+    """Stops a job at a step boundary, saves what it has and frees its workers. Pausing a paused job is no error."""
+    ResumeJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ResumeJobRequest, _job_pb2.Job]
+    """Queues a paused job again; it goes on where it was. No error for a job that waits or trains already."""
+    ScaleJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ScaleJobRequest, _job_pb2.Job]
+    """Sets the most workers that a job takes, in flight or before; the job remembers it."""
     CancelJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _job_pb2.Job]
     """Stops a job. Cancelling a cancelled job is no error; any other finished job is."""
     DeleteJob: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.DeleteJobRequest, _empty_pb2.Empty]
@@ -65,6 +71,12 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """One job as it stands now."""
     ListJobs: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListJobsRequest, _training_service_pb2.ListJobsResponse]  # type: ignore[assignment]
     """Jobs, newest first, a page at a time."""
+    PauseJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PauseJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Stops a job at a step boundary, saves what it has and frees its workers. Pausing a paused job is no error."""
+    ResumeJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ResumeJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Queues a paused job again; it goes on where it was. No error for a job that waits or trains already."""
+    ScaleJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ScaleJobRequest, _job_pb2.Job]  # type: ignore[assignment]
+    """Sets the most workers that a job takes, in flight or before; the job remembers it."""
     CancelJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CancelJobRequest, _job_pb2.Job]  # type: ignore[assignment]
     """Stops a job. Cancelling a cancelled job is no error; any other finished job is."""
     DeleteJob: _aio.UnaryUnaryMultiCallable[_training_service_pb2.DeleteJobRequest, _empty_pb2.Empty]  # type: ignore[assignment]
@@ -104,6 +116,30 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.ListJobsResponse, _abc.Awaitable[_training_service_pb2.ListJobsResponse]]:
         """Jobs, newest first, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _training_service_pb2.PauseJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Stops a job at a step boundary, saves what it has and frees its workers. Pausing a paused job is no error."""
+
+    @_abc_1.abstractmethod
+    def ResumeJob(
+        self,
+        request: _training_service_pb2.ResumeJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Queues a paused job again; it goes on where it was. No error for a job that waits or trains already."""
+
+    @_abc_1.abstractmethod
+    def ScaleJob(
+        self,
+        request: _training_service_pb2.ScaleJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_job_pb2.Job, _abc.Awaitable[_job_pb2.Job]]:
+        """Sets the most workers that a job takes, in flight or before; the job remembers it."""
 
     @_abc_1.abstractmethod
     def CancelJob(
