@@ -25,7 +25,7 @@ from service.runs import (
     RunSucceeded,
     StepSample,
 )
-from worker.spec import JobSpec, WorkersSpec
+from worker.spec import CheckpointSpec, EvaluationSpec, JobSpec, WorkersSpec
 
 CHECKPOINT = "fake-checkpoint"
 MODEL, AVERAGE = "weights.safetensors", "ema.safetensors"
@@ -48,11 +48,13 @@ class Script:
     hang_launch: bool = False
     ignore_cancel: bool = False
     ignore_pause: bool = False
+    diverge_at: int | None = None  # from this step on its weights are others
 
 
 def digest_of(spec: JobSpec) -> str:
-    """The digest of the weights that a fake run makes: the same for any number of workers, name and priority."""
+    """The digest of the weights that a fake run makes: the same for any number of workers, as the promise says."""
     beside = {"name": "job", "workers": WorkersSpec(), "priority": 0}
+    beside |= {"checkpoint": CheckpointSpec(), "evaluation": EvaluationSpec()}
     return hashlib.sha256(spec_digest(spec.model_copy(update=beside)).encode()).hexdigest()
 
 
@@ -148,7 +150,11 @@ class FakeRun:
     def _save(self, step: int) -> CheckpointSaved:
         path = self._directory / CHECKPOINT
         path.write_text(str(step))
-        return CheckpointSaved(step, str(path), digest_of(self._job.spec), size_bytes=1000, seconds=0.01)
+        return CheckpointSaved(step, str(path), self._digest_at(step), size_bytes=1000, seconds=0.01)
+
+    def _digest_at(self, step: int) -> str:
+        digest, diverge_at = digest_of(self._job.spec), self._script.diverge_at
+        return digest if diverge_at is None or step < diverge_at else digest[::-1]
 
     def _steps_since(self, first: int) -> News:
         steps = [

@@ -29,6 +29,7 @@ from service.cli.options import (
     spec_of,
 )
 from service.cli.steering import cancel, pause, resume, scale
+from service.cli.verify import verify
 
 if TYPE_CHECKING:
     from service.client import Client
@@ -242,7 +243,7 @@ def events(job: JobName, output: Output = OutputFormat.TEXT, address: Address = 
             print(to_json(event) if output is OutputFormat.JSON else line)
 
 
-for command in (pause, resume, scale, cancel, checkpoints, export, sample):
+for command in (pause, resume, scale, cancel, checkpoints, verify, export, sample):
     app.command()(command)
 
 

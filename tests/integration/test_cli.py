@@ -55,7 +55,8 @@ async def backprop(*arguments: str, service: RunningService | None = None, stdin
 async def test_help_names_every_command() -> None:
     done = await backprop("--help")
     assert done.code == 0
-    commands = "serve run submit jobs show watch events pause resume scale cancel checkpoints export sample delete"
+    commands = "serve run submit jobs show watch events pause resume scale cancel checkpoints verify"
+    commands += " export sample delete"
     for command in commands.split():
         assert f"\n  {command} " in done.output
         assert (await backprop(command, "--help")).code == 0
@@ -249,6 +250,73 @@ async def test_a_job_is_paused_scaled_and_resumed(start_service: StartService, t
     assert late.errors == (
         f"backprop: cannot pause job {job_id}: got state SUCCEEDED, expected a job that is not finished\n"
     )
+
+
+async def trained(service: RunningService, *settings: str) -> str:
+    """The id of a finished job."""
+    options = [word for setting in settings for word in ("--set", setting)]
+    done = await backprop("submit", DIGITS, *options, "--follow", "--output", "json", service=service)
+    job_id: str = done.jobs()[-1]["job_id"]
+    return job_id
+
+
+async def test_a_job_that_is_trained_again_alike_is_verified(start_service: StartService) -> None:
+    service = await start_service()
+    job_id = await trained(service, "checkpoint.every_steps=200", "evaluation.every_steps=0")
+    done = await backprop("verify", job_id, "--output", "json", service=service)
+    assert done.code == 0, done.errors
+    (result,) = done.jobs()
+    assert (result["job_id"], result["workers"], result["is_equal"]) == (job_id, 1, True)
+    assert [one["step"] for one in result["checkpoints"]] == [200, 400, 600, 800]
+    assert (result["agreed_until"], result["parted_at"]) == (800, None)
+    assert result["verify_job_id"].startswith(f"verify-{job_id}-")
+    listed = json.loads((await backprop("jobs", "--output", "json", service=service)).output)
+    assert [job["job_id"] for job in listed] == [job_id], "the second job is gone"
+    done = await backprop("verify", job_id, "--workers", "2", "--steps", "450", "--keep", service=service)
+    assert done.code == 0
+    assert [line.split()[:3] for line in done.output.splitlines()[:2]] == [["step", n, "same"] for n in ("200", "400")]
+    assert done.output.splitlines()[2] == f"OK: with 2 workers, {job_id} has the same weights at all 2 checkpoints"
+    (second,) = [
+        job
+        for job in json.loads((await backprop("jobs", "--output", "json", service=service)).output)
+        if job["job_id"] != job_id
+    ]
+    assert second["state"] == "CANCELLED", "nothing is trained that is not compared"
+    assert second["spec"]["workers"] == {"min": 2, "max": 2}
+
+
+async def test_runs_that_part_are_told_where(start_service: StartService) -> None:
+    script = lambda job: Script(diverge_at=500 if job.spec.name.startswith("verify-") else None)  # noqa: E731
+    service = await start_service(cluster=FakeCluster(script=script))
+    job_id = await trained(service, "checkpoint.every_steps=200")
+    done = await backprop("verify", job_id, service=service)
+    assert done.code == 1
+    *same, different, verdict = done.output.splitlines()
+    assert [line.split()[1] for line in same] == ["200", "400"]
+    assert different.split()[:3] == ["step", "600", "DIFFERENT"]
+    assert verdict.startswith(f"DIFFERENT: the runs part between step 400 and step 600; verify-{job_id}-")
+    result = (await backprop("verify", job_id, "--output", "json", service=service)).jobs()[0]
+    assert (result["is_equal"], result["agreed_until"], result["parted_at"]) == (False, 400, 600)
+
+
+async def test_what_cannot_be_verified_is_explained(start_service: StartService) -> None:
+    scripts = {"verify": Script(fail_at=300), "held": Script(hold_at=0)}
+    script = lambda job: scripts.get(job.spec.name.partition("-")[0], Script())  # noqa: E731
+    service = await start_service(cluster=FakeCluster(script=script))
+    job_id = await trained(service, "checkpoint.every_steps=400")
+    rows = [
+        (("--workers", "9"), 2, "verify: --workers: workers.max: got 9, expected at most training.shards (4)"),
+        (("--steps", "10"), 2, "verify: --steps: got 10, expected at least 400, the first checkpoint"),
+        ((), 1, "the second job ended too early: verify-"),
+    ]
+    for arguments, code, expected in rows:
+        done = await backprop("verify", job_id, *arguments, service=service)
+        assert (done.code, done.output) == (code, "")
+        assert expected in done.errors
+    early = (await backprop("submit", DIGITS, "--set", "name=held", "--output", "json", service=service)).jobs()[0]
+    done = await backprop("verify", early["job_id"], service=service)
+    assert (done.code, done.output) == (2, "")
+    assert f"job {early['job_id']} has saved no checkpoint yet" in done.errors
 
 
 async def test_an_ambiguous_beginning_of_an_id_is_refused(start_service: StartService) -> None:
