@@ -62,3 +62,17 @@ def shares_by_speed(speeds: Sequence[float], num_shards: int) -> tuple[int, ...]
         first = min(range(len(speeds)), key=lambda place: (shares[place] + 1) / speeds[place])
         shares[first] += 1
     return tuple(shares)
+
+
+def busy_share(num_workers: int, num_shards: int) -> float:
+    """The share of their time that workers of equal speed compute in a step: S / (W ceil(S / W)).
+
+    A step lasts as long as the worker with the most shards takes; the others wait for it.
+    """
+    return num_shards / (num_workers * -(-num_shards // num_workers))
+
+
+def useful_workers(least: int, most: int, num_shards: int) -> tuple[int, ...]:
+    """The numbers of workers from `least` to `most`, the first included, each of which makes a step shorter."""
+    rounds = {workers: -(-num_shards // workers) for workers in range(least, most + 1)}
+    return tuple(workers for workers in rounds if rounds[workers] < rounds.get(workers - 1, num_shards + 1))

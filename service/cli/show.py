@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
     from rich.console import Console
 
+MAX_NUMBERS = 8  # of workers on one line
 WIDTH_WITHOUT_TERMINAL = 200  # a table that is piped into a file must not be squeezed into 80 columns
 TERMINAL = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
@@ -201,12 +202,29 @@ def job_facts(job: job_pb2.Job, *, now: datetime) -> Iterator[tuple[str, str]]:
     yield "submitted", local_time(job.create_time)
     if (seconds := duration_of(job, now=now)) is not None:
         yield "started", f"{local_time(job.start_time)}, attempt {job.attempt}, {span(seconds)}"
+    yield "workers", cost_text(job)
     if job.num_parameters:
         yield "parameters", f"{job.num_parameters:,}"
     if job.weights_digest:
         yield "weights digest", job.weights_digest
     if job.model_path:
         yield "model", job.model_path
+
+
+def cost_text(job: job_pb2.Job) -> str:
+    """How well a job's shards fit so many workers: the share of their time in which they do not wait for one another.
+
+    Every number of workers that it may have; numbers that make a step no shorter are left out where there are many.
+    """
+    from worker.plan import busy_share, useful_workers
+
+    most = job.wanted_workers or job.spec.workers.max  # 0: from a service that is older than this command
+    least = min(job.spec.workers.min, most)
+    shards = job.spec.training.shards
+    numbers = range(least, most + 1) if most - least < MAX_NUMBERS else useful_workers(least, most, shards)
+    shares = ", ".join(f"{100 * busy_share(number, shards):.0f} % on {number}" for number in numbers)
+    keep = "1 shard keeps" if shards == 1 else f"{shards} shards keep"
+    return f"{least} to {most}; {keep} them busy {shares}"
 
 
 def print_job(job: job_pb2.Job, console: Console, *, now: datetime) -> None:

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from service.cli.follow import LINE_EVERY_SECONDS, BarView, LineView
-from service.cli.show import event_text, jobs_table, number, outcome_lines, progress_text, span
-from service.pb.backprop.v1 import job_pb2
+from service.cli.show import cost_text, event_text, jobs_table, number, outcome_lines, progress_text, span
+from service.pb.backprop.v1 import job_pb2, spec_pb2
 
 NOW = datetime(2026, 1, 1, 0, 1, 0, tzinfo=UTC)
 
@@ -116,6 +116,22 @@ def test_numbers_that_are_none_are_shown() -> None:
 )
 def test_every_event_is_one_line(event: job_pb2.JobEvent, text: str) -> None:
     assert event_text(event) == text
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "wanted", "shards", "text"),
+    [
+        (1, 2, 2, 8, "1 to 2; 8 shards keep them busy 100 % on 1, 100 % on 2"),
+        (2, 3, 5, 8, "2 to 5; 8 shards keep them busy 100 % on 2, 89 % on 3, 100 % on 4, 80 % on 5"),
+        (2, 3, 1, 8, "1 to 1; 8 shards keep them busy 100 % on 1"),
+        (1, 1, 0, 1, "1 to 1; 1 shard keeps them busy 100 % on 1"),
+        (10, 64, 64, 64, "10 to 64; 64 shards keep them busy 91 % on 10, 97 % on 11, 98 % on 13, 100 % on 16, "
+         "97 % on 22, 100 % on 32, 100 % on 64"),
+    ],
+)  # fmt: skip
+def test_a_job_says_what_workers_are_worth(least: int, most: int, wanted: int, shards: int, text: str) -> None:
+    spec = spec_pb2.JobSpec(workers={"min": least, "max": most}, training={"shards": shards})
+    assert cost_text(make_job(spec=spec, wanted_workers=wanted)) == text
 
 
 def test_a_success_says_accuracy_digest_model_and_how_to_take_it_home() -> None:
