@@ -164,7 +164,7 @@ class RayCluster:
 def capacity_for(job: Job, workers: int, *, most: int) -> int:
     """The seats in a job's segment: for all workers it may have now, and for more where they cost no memory."""
     shards = job.spec.training.shards
-    needed = max(workers, min(job.max_workers, most))
+    needed = max(workers, min(max(job.max_workers, job.spec.workers.max), most))
     slots = max_slots(needed, shards)
     return max(
         seats for seats in range(needed, max(needed, min(shards, most)) + 1) if max_slots(seats, shards) == slots

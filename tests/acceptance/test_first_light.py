@@ -157,6 +157,30 @@ def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path) 
     assert model.read_bytes() == Path(undisturbed["model_path"]).read_bytes()
 
 
+def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path) -> None:
+    settings = [*LONG, "--set", "training.max_steps=3000"]
+    with service(tmp_path / "data") as first:
+        job_id = last_job(first.call("submit", DIGITS, *settings, "--output", "json"))["job_id"]
+        wait_for(lambda: first.job(job_id)["steps_completed"], "the first steps")
+        first.call("pause", job_id)
+        wait_for(lambda: first.job(job_id)["state"] == "PAUSED", "the pause")
+        paused = first.job(job_id)
+        assert (paused["current_workers"], paused["state_reason"]) == (0, "USER_REQUEST")
+        first.kill()
+    wait_for(nothing_is_left, "the killed service's files to go")
+    with service(tmp_path / "data") as second:
+        assert second.job(job_id) == paused
+        assert last_job(second.call("scale", job_id, "--workers", "4", "--output", "json"))["wanted_workers"] == 4
+        second.call("resume", job_id)
+        wait_for(lambda: second.job(job_id)["state"] == "SUCCEEDED", "the end of the job")
+        events = [json.loads(line) for line in second.call("events", job_id, "--output", "json").splitlines()]
+        saved = [event["checkpoint_saved"]["step"] for event in events if "checkpoint_saved" in event]
+        assert paused["steps_completed"] in saved
+        verified = last_job(second.call("verify", job_id, "--workers", "1", "--output", "json"))
+        assert [one["step"] for one in verified["checkpoints"]] == list(range(500, 3001, 500))
+        assert verified["checkpoints"][-1]["found"] == second.job(job_id)["weights_digest"]
+
+
 def test_kernels_are_compiled_once_for_a_data_directory_and_the_events_say_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

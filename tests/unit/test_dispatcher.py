@@ -62,9 +62,11 @@ class Bench:
     dispatcher: Dispatcher
     ledger: Ledger
     store: JobStore
-    cluster: FakeCluster
+    cluster: Any  # a FakeCluster, whose script and runs a test may look at; or a real one
     metrics: Metrics
     directory: Path
+    seconds: float = SECONDS
+    pause_seconds: float = 0.0
 
     async def submit(self, spec: JobSpec) -> str:
         """A new job's id."""
@@ -73,14 +75,14 @@ class Bench:
 
     async def until(self, job_id: str, accept: Callable[[Job], bool]) -> Job:
         """The job as soon as it is accepted."""
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(self.seconds):
             while True:
                 job = await self.ledger.get(job_id)
                 if accept(job):
                     return job
                 if job.state.is_terminal:
                     raise AssertionError(f"ended as {job.state}: {job.state_message}")
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.pause_seconds)
 
     async def until_state(self, job_id: str, state: JobState) -> Job:
         """The job as soon as it is in a state."""
