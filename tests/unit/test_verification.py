@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.verification import Verification, another_number_of_workers, spec_to_verify, steps_met
-from worker.replica import identity_of
+from worker.replica import spec_sha256
 from worker.spec import JobSpec, parse_spec
 from worker.violations import SpecError
 
@@ -40,7 +40,7 @@ def test_the_second_job_saves_where_the_first_did(
     second = spec_to_verify(first, "job-abcdef", workers=4, saved=saved)
     assert (second.checkpoint.every_steps, second.name) == (expected_every, "verify-job-abcdef")
     assert (second.workers.min, second.workers.max) == (4, 4)
-    assert identity_of(second) == identity_of(first)
+    assert spec_sha256(second) == spec_sha256(first)
     assert steps_met(saved, expected_every, last=1000) == met
 
 
