@@ -29,8 +29,8 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     from worker.plan import even_plan
     from worker.recipe import Recipe
     from worker.reduce.barrier import Barrier
+    from worker.reduce.exchange import NodeReduce
     from worker.reduce.segment import Segment, SegmentError, Shape
-    from worker.reduce.tree import cross_joins
     from worker.spec import NonFinitePolicy
     from worker.update import NEVER, RangeUpdate
 
@@ -61,7 +61,7 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
         segment,
         place=rank,
         num_members=world,
-        joins=cross_joins(plan.assignments()),
+        reduce=NodeReduce(segment, plan.assignments(), rank),
         spans=[(0, num_parameters, recipe.rule)],
         barrier=barrier,
         clock=PhaseClock(segment.control, rank),

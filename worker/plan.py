@@ -11,20 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from worker.reduce.mesh import Address
 from worker.reduce.tree import Assignment, assignment_of
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Members are seats, in the order of their shards; `shares` says how many shards each has, at least one."""
+    """Members are seats, in the order of their shards; `shares` says how many shards each has, at least one.
+
+    Where they do not all share one node's segment, `nodes` says on which node each is, each node's members one after
+    the other, and `addresses` where each listens for the others.
+    """
 
     epoch: int
     members: tuple[int, ...]
     shares: tuple[int, ...]
+    nodes: tuple[int, ...] = ()
+    addresses: tuple[Address, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.members) != len(self.shares) or not self.members or min(self.shares) < 1:
             raise ValueError(f"plan: got members {self.members} with shares {self.shares}, expected one each, above 0")
+        if self.is_spread and not len(self.nodes) == len(self.addresses) == len(self.members):
+            raise ValueError(f"plan: got nodes {self.nodes} and addresses {self.addresses}, expected one a member")
 
     @property
     def num_shards(self) -> int:
@@ -34,6 +43,18 @@ class Plan:
     def place_of(self, seat: int) -> int:
         """Where a member stands: it has that part of the shards and that range of the parameters."""
         return self.members.index(seat)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether there are members on several nodes."""
+        return len(set(self.nodes)) > 1
+
+    def on_node_of(self, seat: int) -> tuple[int, ...]:
+        """The members that share a member's segment, itself among them."""
+        if not self.is_spread:
+            return self.members
+        home = self.nodes[self.place_of(seat)]
+        return tuple(member for member, node in zip(self.members, self.nodes, strict=True) if node == home)
 
     def assignments(self) -> tuple[Assignment, ...]:
         """What each member does in a step."""

@@ -1,13 +1,15 @@
 """One worker's part of a job: its copy of the model and the data, its place in the segment. No Ray here.
 
-The life of a replica: `load` and `rehearse`, then `create_segment` on one of them and `join` on all, then `run` and
-`evaluate` as the coordinator says.
+The life of a replica: `load` and `rehearse`, then `create_segment` on one of each node and `join` on all, then `run`
+and `evaluate` as the coordinator says. Those that can have peers on other nodes `listen`, too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +32,12 @@ from worker.phases import PhaseClock
 from worker.plan import Plan
 from worker.recipe import recipe_of, spans_of
 from worker.reduce.barrier import Barrier, PlanChangedError
-from worker.reduce.segment import Segment, Shape
-from worker.reduce.tree import cross_joins, first_slots, max_slots
+from worker.reduce.exchange import Exchange, NodeReduce, Reduce
+from worker.reduce.lanes import Lanes
+from worker.reduce.link import Link, PeerLostError
+from worker.reduce.mesh import Address, Listener
+from worker.reduce.segment import NOTHING, Segment, Shape
+from worker.reduce.tree import first_slots, max_slots
 from worker.rehearsal import rehearse
 from worker.spec import JobSpec
 from worker.step import TrainingStep
@@ -122,6 +128,7 @@ class Replica:
             checkpoint.Origin(spec_sha256(spec), dataset.sha256, fingerprint()),
         )
         self._segment: Segment | None = None
+        self._listener: Listener | None = None
         self._seat = -1
 
     @classmethod
@@ -186,6 +193,24 @@ class Replica:
             )
         return changed
 
+    def create_empty_segment(self, path: Path) -> None:
+        """Creates the segment of one more node; its first plan begins with a copy of what another node has."""
+        segment = Segment.create(path, self.facts.shape)
+        segment.control.commit(NOTHING)
+        segment.control.last_step = NEVER
+        segment.close()
+
+    def listen(self, host: str, token: bytes) -> Address:
+        """Lets the members on other nodes connect, from now on; `token` is the job's secret. Raises OSError."""
+        self._listener = Listener(host, token)
+        return self._listener.address
+
+    def leave(self) -> None:
+        """Lets nobody connect any more."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     def join(self, path: Path, seat: int) -> None:
         """Takes a seat in the segment, for life."""
         self._segment, self._seat = Segment.attach(path, self.facts.shape), seat
@@ -195,18 +220,20 @@ class Replica:
 
     def run(self, until_step: int, plan: Plan) -> Leg:
         """Trains, with all other members of the plan, until so many steps are committed or something ends the leg."""
-        segment = self._joined
-        committed = segment.control.committed
-        step = self._training_step(plan)
+        control = self._joined.control
+        committed = control.committed
         try:
-            with autocast(self._precision), np.errstate(all="ignore"):  # infinities and NaN show in the gradient's norm
-                while committed < until_step:
-                    goes_on = step(committed)
-                    committed += 1
-                    if not goes_on:
-                        return Leg(LegEnd.STOPPED, committed)
-        except PlanChangedError:
-            return Leg(LegEnd.PLAN_CHANGED, segment.control.committed)
+            with self._reduce(plan) as (barrier, reduce):
+                committed = control.committed
+                step = self._training_step(plan, barrier, reduce)
+                with autocast(self._precision), np.errstate(all="ignore"):  # what is not finite shows in the norm
+                    while committed < until_step:
+                        goes_on = step(committed)
+                        committed += 1
+                        if not goes_on:
+                            return Leg(LegEnd.STOPPED, committed)
+        except PlanChangedError as change:
+            return Leg(LegEnd.PLAN_CHANGED, control.committed, str(change))
         except NonFiniteError as error:
             return Leg(LegEnd.NON_FINITE, committed, str(error))
         finally:
@@ -219,6 +246,12 @@ class Replica:
         A job that keeps an average of its weights is judged by it. When the plan is abandoned, some are missing.
         """
         segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
+        if plan.is_spread:
+            try:
+                with self._reduce(plan):
+                    pass  # only so that all nodes judge the same weights
+            except PlanChangedError:
+                return {}
         committed, states = segment.control.committed, self.facts.state_names
         averaged = EMA in states
         self._flat.bind_weights(segment.state(committed)[states.index(EMA)] if averaged else segment.weights(committed))
@@ -242,15 +275,50 @@ class Replica:
         assert self._segment is not None, "join comes first"
         return self._segment
 
-    def _training_step(self, plan: Plan) -> TrainingStep:
+    @contextmanager
+    def _reduce(self, plan: Plan) -> Iterator[tuple[Barrier, Reduce]]:
+        """The node's barrier under a plan, and the reduce; all nodes have the same state then. PlanChangedError."""
         segment, place, assignments = self._joined, plan.place_of(self._seat), plan.assignments()
-        barrier = Barrier(segment.control, self._seat, members=plan.members, epoch=plan.epoch)
+        barrier = Barrier(segment.control, self._seat, members=plan.on_node_of(self._seat), epoch=plan.epoch)
+        if not plan.is_spread:
+            yield barrier, NodeReduce(segment, assignments, place)
+            return
+        self._clock.enter("wait")
+        lanes = Lanes(plan.nodes)
+        links = self._links(plan, lanes.peers(place), barrier)
+        exchange = Exchange(
+            segment, assignments, lanes, place=place, links=links, barrier=barrier, enter=self._clock.enter
+        )
+        try:
+            exchange.align()
+            yield barrier, exchange
+        finally:
+            exchange.close()
+
+    def _links(self, plan: Plan, peers: tuple[int, ...], barrier: Barrier) -> dict[int, Link]:
+        assert self._listener is not None, "listen comes first"
+        addresses = {peer: plan.addresses[peer] for peer in peers}
+        try:
+            connections = self._listener.connections(
+                addresses, place=plan.place_of(self._seat), epoch=plan.epoch, check=barrier.check
+            )
+        except PeerLostError as error:
+            barrier.give_up()
+            raise PlanChangedError(str(error)) from None
+        return {
+            peer: Link(connection, f"worker {plan.members[peer]}", epoch=plan.epoch)
+            for peer, connection in connections.items()
+        }
+
+    def _training_step(self, plan: Plan, barrier: Barrier, reduce: Reduce) -> TrainingStep:
+        segment, place, assignments = self._joined, plan.place_of(self._seat), plan.assignments()
+        neighbours = plan.on_node_of(self._seat)
         update = RangeUpdate(
             self._recipe,
             segment,
-            place=place,
-            num_members=len(plan.members),
-            joins=cross_joins(assignments),
+            place=neighbours.index(self._seat),
+            num_members=len(neighbours),
+            reduce=reduce,
             spans=spans_of(self._recipe.rule, self.facts.tensors.shapes),
             barrier=barrier,
             clock=self._clock,

@@ -4,7 +4,8 @@ Each worker does it for its own range of the parameters, and so for everybody. F
 worker reads was last written by the others before a barrier, and what it writes nobody reads until the next one.
 
     barrier                           every partial sum is there
-    reduce     own range           -> the sum of all shards, in place, and its squares block by block
+    reduce     own range           -> the sum of all shards, in place, and its squares block by block; over several
+                                      nodes see worker.reduce.exchange
     barrier                           every block's squares are there
     clip       the whole norm      -> one scale, the same on every worker (by value: in the update); the loss scale is
                                       taken off with it, and a step whose gradient overflowed by it is skipped
@@ -44,9 +45,9 @@ from worker.optim.clip import clip_scale
 from worker.phases import PhaseClock
 from worker.recipe import Recipe, Span
 from worker.reduce.barrier import Barrier
-from worker.reduce.kernels import fence, reduce_range
+from worker.reduce.exchange import Reduce
+from worker.reduce.kernels import fence
 from worker.reduce.segment import RING_STEPS, Segment
-from worker.reduce.tree import Join
 from worker.spec import NonFinitePolicy
 
 NEVER = np.iinfo(np.int64).max
@@ -57,7 +58,7 @@ class NonFiniteError(Exception):
 
 
 class RangeUpdate:
-    """The second half of a step, as the member in one place of a plan: its range of the parameters.
+    """The second half of a step, as the member in one place among those of its node: its range of the parameters.
 
     `spans` says which rule updates which part of the flat vector, see recipe.spans_of.
     """
@@ -69,14 +70,14 @@ class RangeUpdate:
         *,
         place: int,
         num_members: int,
-        joins: tuple[Join, ...],
+        reduce: Reduce,
         spans: Sequence[Span],
         barrier: Barrier,
         clock: PhaseClock,
     ) -> None:
         self._recipe, self._segment, self._control = recipe, segment, segment.control
         self._is_first, self._barrier, self._clock = place == 0, barrier, clock
-        self._joins = np.array([(join.into, join.other) for join in joins], np.int64).reshape(-1, 2)
+        self._reduce, self._stops = reduce, False
         self._first, self._last = segment.shape.range_of(place, num_members)
         within = ((max(first, self._first), min(last, self._last), rule) for first, last, rule in spans)
         self._spans = [(slice(first, last), rule) for first, last, rule in within if first < last]
@@ -89,7 +90,7 @@ class RangeUpdate:
         """
         self._wait()
         self._clock.enter("reduce")
-        reduce_range(self._segment.slots, self._joins, self._first, self._last, self._control.block_squares)
+        self._stops = self._reduce(step)
         self._wait()
         self._clock.enter("norm")
         self._write_next(step)
@@ -125,7 +126,7 @@ class RangeUpdate:
         if self._is_first:
             control.set_loss_scale(step + 1, next_scale)
             self._record(step, norm, learning_rate, is_clipped=clip < 1.0, is_finite=is_finite)
-            control.last_step = step + 1 if control.stop_requested else NEVER
+            control.last_step = step + 1 if self._stops else NEVER
 
     def _apply(self, step: int, *, learning_rate: float, scale: float) -> None:
         segment = self._segment

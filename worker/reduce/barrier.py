@@ -43,6 +43,10 @@ class Barrier:
         if self._control.epoch != self._epoch:
             raise PlanChangedError
 
+    def give_up(self) -> None:
+        """Makes all members on this node give up the plan; only for a member that is still in it."""
+        self._control.abandon_plan(self._epoch)
+
     def wait(self) -> None:
         """Returns when every worker has come here; what each wrote before, all see after. Raises PlanChangedError."""
         self._count += 1

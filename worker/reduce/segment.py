@@ -29,6 +29,7 @@ DIRECTORY = Path("/dev/shm")
 PHASES = ("data", "forward", "backward", "reduce", "update", "wait")
 STAGES = ("idle", *PHASES, "norm", "commit", "evaluate")  # what a worker can be at
 LINE = 8  # 64-bit words of a cache line: what different workers write lies on different lines
+NOTHING = -1  # committed steps of a segment that no state has been copied to yet
 RING_STEPS = 8192  # steps that a coordinator may lag behind before samples are lost
 RING_FIELDS = 8  # step, loss, gradient norm, learning rate, seconds, clipped, non-finite, unused
 _PAGE = 4096
@@ -64,6 +65,10 @@ class Shape:
         """The parameters [first, last) that a member of a plan reduces and updates: whole blocks."""
         first, last = (self.num_blocks * p // num_members * BLOCK for p in (place, place + 1))
         return min(first, self.num_parameters), min(last, self.num_parameters)
+
+    def blocks_of(self, first: int, last: int) -> slice:
+        """The blocks of a member's range."""
+        return slice(first // BLOCK, -(-last // BLOCK)) if first < last else slice(0, 0)
 
     @property
     def control_words(self) -> int:
@@ -144,14 +149,17 @@ class Control:
         """The number of the coordinator's plan; a wait that sees another one gives up."""
         return self._words[2 * LINE]
 
-    def open_plan(self) -> int:
-        """Starts the next plan and returns its epoch; only while no worker runs a step."""
-        self.abandon_plan()
+    def open_plan(self, epoch: int | None = None) -> int:
+        """Starts the next plan and returns its epoch, the one that is given or the next; only between legs."""
+        self._words[2 * LINE] = self.epoch + 1 if epoch is None else epoch
         return self.epoch
 
-    def abandon_plan(self) -> None:
-        """Makes every worker that waits under the present plan give up."""
-        self._words[2 * LINE] += 1
+    def abandon_plan(self, epoch: int | None = None) -> None:
+        """Makes every worker that waits under the present plan give up.
+
+        A member of the plan says which it is: others may say so at the same time, and all write the same number.
+        """
+        self._words[2 * LINE] = (self.epoch if epoch is None else epoch) + 1
 
     @property
     def stop_requested(self) -> bool:

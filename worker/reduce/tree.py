@@ -122,6 +122,53 @@ def cross_joins(assignments: Sequence[Assignment]) -> tuple[Join, ...]:
     return tuple(joins)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the workers of one cluster node have of a sum together, by slot numbers among the slots of all workers.
+
+    Its `joins`, in order, leave its partial sums in the slots `partials`.
+    """
+
+    joins: tuple[Join, ...]
+    partials: tuple[int, ...]
+
+
+def split_joins(assignments: Sequence[Assignment], homes: Sequence[int]) -> tuple[dict[int, Part], tuple[Join, ...]]:
+    """The joins of `cross_joins` by where they can be done: those within each home, and those across homes, in order.
+
+    `homes` are the cluster nodes of the workers. The sum over all shards ends in slot 0.
+    """
+    found = {
+        node: (first + slot, home)
+        for first, assignment, home in zip(first_slots(assignments), assignments, homes, strict=True)
+        for slot, node in enumerate(assignment.partials)
+    }
+    within: dict[int, list[Join]] = {home: [] for home in homes}
+    partials: dict[int, list[int]] = {home: [] for home in homes}
+    across: list[Join] = []
+    everywhere = -1
+
+    def combine(node: Node) -> tuple[int, int]:
+        if node in found:
+            return found[node]
+        sides = [combine(child) for child in node.children()]
+        (left, home), (right, other) = sides
+        if home == other != everywhere:
+            within[home].append(Join(left, right))
+            return left, home
+        for slot, whose in sides:
+            if whose != everywhere:
+                partials[whose].append(slot)
+        across.append(Join(left, right))
+        return left, everywhere
+
+    root, home = combine(Node(0, max(assignment.shards.stop for assignment in assignments)))
+    assert root == 0
+    if home != everywhere:
+        partials[home].append(root)
+    return {home: Part(tuple(within[home]), tuple(partials[home])) for home in within}, tuple(across)
+
+
 def _cover(node: Node, shards: range) -> list[Node]:
     """The largest nodes of the tree below `node` that lie within `shards`, left to right."""
     if node.last <= shards.start or shards.stop <= node.first:
