@@ -11,27 +11,44 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.teams import Run, Team, free_port, interleave, segment_path, table
 
+if TYPE_CHECKING:
+    from worker.recipe import Recipe
+
 CLIP_NORM = 1.0
+
+
+def recipe() -> Recipe:
+    """Adam with clipping, and no model."""
+    from worker.autodiff import Tensor
+    from worker.nn import Sequential
+    from worker.objective import Objective
+    from worker.optim import rules
+    from worker.recipe import Recipe
+    from worker.spec import NonFinitePolicy
+
+    return Recipe(
+        model=Sequential(),
+        objective=Objective(lambda model, batch: (Tensor(batch.inputs), batch.targets), has_classes=False),
+        rule=rules.Adam(),
+        learning_rate=lambda step: 1e-3,
+        clip_norm=CLIP_NORM,
+        on_non_finite=NonFinitePolicy.FAIL,
+    )
 
 
 def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     """This project's reduce and update, over the node's shared memory."""
     import numpy as np
 
-    from worker.autodiff import Tensor
-    from worker.nn import Sequential
-    from worker.objective import Objective
-    from worker.optim import rules
     from worker.phases import PhaseClock
     from worker.plan import even_plan
-    from worker.recipe import Recipe
     from worker.reduce.barrier import Barrier
     from worker.reduce.exchange import NodeReduce
     from worker.reduce.segment import Segment, SegmentError, Shape
-    from worker.spec import NonFinitePolicy
     from worker.update import NEVER, RangeUpdate
 
     shape = Shape(num_parameters, num_states=2, num_shards=world, num_seats=world, num_slots=world)
@@ -46,23 +63,16 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
         except (FileNotFoundError, SegmentError):
             time.sleep(0.01)
     segment.gradient(rank)[:] = np.random.default_rng(rank).standard_normal(num_parameters, np.float32)
-    recipe = Recipe(
-        model=Sequential(),
-        objective=Objective(lambda model, batch: (Tensor(batch.inputs), batch.targets), has_classes=False),
-        rule=rules.Adam(),
-        learning_rate=lambda step: 1e-3,
-        clip_norm=CLIP_NORM,
-        on_non_finite=NonFinitePolicy.FAIL,
-    )
+    job = recipe()
     plan = even_plan(range(world), num_shards=world, epoch=0)
     barrier = Barrier(segment.control, rank, members=plan.members, epoch=plan.epoch)
     update = RangeUpdate(
-        recipe,
+        job,
         segment,
         place=rank,
         num_members=world,
         reduce=NodeReduce(segment, plan.assignments(), rank),
-        spans=[(0, num_parameters, recipe.rule)],
+        spans=[(0, num_parameters, job.rule)],
         barrier=barrier,
         clock=PhaseClock(segment.control, rank),
     )
@@ -82,12 +92,12 @@ def ours(rank: int, world: int, path: Path, num_parameters: int) -> Run:
     return run
 
 
-def gloo(rank: int, world: int, port: int, num_parameters: int) -> Run:
+def gloo(rank: int, world: int, port: int, num_parameters: int, *, host: str = "127.0.0.1") -> Run:
     """PyTorch's all-reduce over gloo, clip_grad_norm_ and fused Adam."""
     import torch
 
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", f"tcp://{host}:{port}", rank=rank, world_size=world)
     weights = torch.nn.Parameter(torch.zeros(num_parameters))
     original = torch.randn(num_parameters, generator=torch.Generator().manual_seed(rank))
     gradient = original.clone()
