@@ -37,7 +37,7 @@ Check = Callable[[], None]  # raises when nobody needs to wait any longer
 
 TOKEN_BYTES = 32
 BUFFER_BYTES = 4 << 20
-LOST_SECONDS = 1.5  # without a word from the other kernel, a link is cut
+LOST_SECONDS = 1.2  # without a word from the other kernel, a link is cut; noticed when it next tries, within 2 s
 CONNECT_SECONDS = 2.0  # for the other kernel, not the worker: one more try after a second
 MEET_SECONDS = 20.0  # for the members of a plan to begin with it; should one die, the coordinator says so before
 GUEST_SECONDS = 2.0  # for a stranger to say who it is
