@@ -190,27 +190,28 @@ class Dispatcher:
                     await self._replan.wait()
 
     async def _plan_once(self) -> float | None:
-        """Starts what can start; the time to plan again although nothing has changed."""
+        """Does what the scheduler says; the time to plan again although nothing has changed."""
+        live = dict(self._ledger.live)  # jobs may end while the plan is carried out: each step looks again
         waiting = [
-            Waiting(live.job, not_before=self._failures.get(job_id, Failures()).not_before)
-            for job_id, live in self._ledger.live.items()
-            if live.job.state in STARTABLE and job_id not in self._attempts
+            Waiting(one.job, not_before=self._failures.get(job_id, Failures()).not_before)
+            for job_id, one in live.items()
+            if one.job.state in STARTABLE and job_id not in self._attempts
         ]
         running = [
-            Running(live.job, attempt.target, attempt.slots, is_leaving=live.job.state not in HAS_WORKERS)
-            for job_id, live in self._ledger.live.items()
+            Running(one.job, attempt.target, attempt.slots, is_leaving=one.job.state not in HAS_WORKERS)
+            for job_id, one in live.items()
             if (attempt := self._attempts.get(job_id)) is not None
         ]
         view = ClusterView(self._cluster.num_slots, self.free_slots, self._cluster.largest_node_slots)
         decided = plan(self._clock(), waiting, view, running)
         for job_id, wait in decided.waits.items():
-            await self._tell(self._ledger.live[job_id], wait)
+            await self._tell(live[job_id], wait)
         for preempt in decided.preemptions:
-            await self._preempt(self._ledger.live[preempt.job_id], preempt)
+            await self._preempt(live[preempt.job_id], preempt)
         for scale in decided.scales:
-            await self._scale(self._ledger.live[scale.job_id], scale)
+            await self._scale(live[scale.job_id], scale)
         for launch in decided.launches:
-            await self._begin(self._ledger.live[launch.job_id], launch)
+            await self._begin(live[launch.job_id], launch)
         return decided.next_time
 
     async def _tell(self, live: LiveJob, wait: Wait) -> None:

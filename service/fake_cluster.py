@@ -79,6 +79,11 @@ class FakeRun:
         """See runs.Run."""
         return self._capacity
 
+    @property
+    def num_workers(self) -> int:
+        """The workers that it has now."""
+        return self._workers
+
     async def news(self) -> News:
         """See runs.Run."""
         assert not self.is_closed, "a closed run has no news"
@@ -204,7 +209,7 @@ class FakeCluster:
 
     async def launch(self, job: Job, workers: int, directory: Path) -> FakeRun:
         """See runs.Cluster."""
-        in_use = sum(run._workers for run in self.runs if not run.is_closed)
+        in_use = sum(run.num_workers for run in self.runs if not run.is_closed)
         assert in_use + workers <= self.num_slots, "more workers launched than there are slots"
         script = self._script if isinstance(self._script, Script) else self._script(job)
         if script.lose_launch:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from service.fake_cluster import FakeCluster, FakeRun, Script, digest_of
 from service.jobs import CheckpointSaved, Job, JobState, StateReason, WorkersChanged, WorkersWanted
 from service.runs import RunLostError
 from tests.unit.test_dispatcher import HURRY, Bench, MakeBench, MakeSpec, make_bench, stop
+from worker.spec import JobSpec
 
 __all__ = ["make_bench"]  # a fixture
 
@@ -292,3 +296,56 @@ async def test_a_preempted_job_comes_back_by_itself(make_bench: MakeBench, make_
     ]
     await bench.until_state(young_id, JobState.SUCCEEDED)
     assert [run._job.job_id for run in bench.cluster.runs] == [low_id, high_id, low_id, young_id], "it kept its place"
+
+
+# --- Everything at once -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_users_do_no_slot_is_used_twice_and_every_job_ends_as_it_should(
+    make_bench: MakeBench, make_spec: MakeSpec, seed: int
+) -> None:
+    rng, slots = random.Random(seed), 4
+    scripts = [Script(steps_per_news=1), Script(lose_worker_at=9), Script(steps_per_news=3, lose_coordinator_at=12)]
+    chosen: dict[str, Script] = {}
+
+    def script(job: Job) -> Script:
+        return chosen.setdefault(job.job_id, rng.choice(scripts)) if job.attempt == 1 else Script(steps_per_news=2)
+
+    bench = await make_bench(cluster=FakeCluster(num_slots=slots, script=script))
+    specs: dict[str, JobSpec] = {}
+    cancelled: set[str] = set()
+
+    async def call(job_id: str) -> None:
+        what = rng.choice(["pause", "pause", "resume", "resume", "scale", "scale", "cancel"])
+        try:
+            if what == "scale":
+                await bench.dispatcher.scale(job_id, rng.randint(1, 8))
+            else:
+                await getattr(bench.dispatcher, what)(job_id)
+        except FailedPrecondition as error:
+            assert error.reason in ("JOB_FINISHED", "JOB_CANCELLING")  # noqa: PT017
+        else:
+            cancelled.update({job_id} if what == "cancel" else ())
+
+    for _ in range(60):
+        if len(specs) < 8 and rng.random() < 0.3:
+            low = rng.randint(1, 3)
+            workers = {"min": low, "max": rng.randint(low, 6)}
+            spec = make_spec(workers=workers, priority=rng.randint(0, 2))
+            specs[await bench.submit(spec)] = spec
+        elif specs and rng.random() < 0.5:
+            await call(rng.choice(list(specs)))
+        for _ in range(rng.randint(0, 6)):
+            await asyncio.sleep(0)
+            assert sum(run.num_workers for run in bench.cluster.runs if not run.is_closed) <= slots
+    for job_id in specs.keys() - cancelled:
+        with suppress(FailedPrecondition):  # it has finished
+            await bench.dispatcher.resume(job_id)
+    for job_id, spec in specs.items():
+        state = JobState.CANCELLED if job_id in cancelled else JobState.SUCCEEDED
+        job = await bench.until(job_id, lambda job, state=state: job.state is state)  # type: ignore[misc]
+        assert job_id in cancelled or job.weights_digest == digest_of(spec)
+    async with asyncio.timeout(bench.seconds):
+        while bench.dispatcher.free_slots != slots:
+            await asyncio.sleep(0)
