@@ -29,6 +29,7 @@ class Vigil:
 
     def __init__(self, *, since: float) -> None:
         self._floor = self._looked = since
+        self._kept_waiting: dict[int, float] = {}  # when each was last seen waiting for another
 
     def restart(self, now: float) -> None:
         """Everybody's time begins anew: the plan was abandoned, and those who waited are on their way back."""
@@ -56,13 +57,14 @@ class Vigil:
         found = {}
         for seat, pulse in pulses.items():
             if somebody_lags and pulse.arrivals == furthest:
+                self._kept_waiting[seat] = now
                 continue
             deadline = max(HANG_SECONDS, HANG_STEPS * median_step_seconds)
             if pulse.stage == "evaluate":
                 deadline = max(deadline, HANG_STEPS * median_step_seconds * chunk_steps)
             if seat in fresh or pulse.stage == "evaluate":  # compiles, and touches memory for the first time
                 deadline = max(deadline, FIRST_STEP_SECONDS)
-            silence = now - max(pulse.beat, self._floor)
+            silence = now - max(pulse.beat, self._floor, self._kept_waiting.get(seat, self._floor))
             if silence > deadline:
                 found[seat] = f"hung: no sign of life for {silence:.0f} s (stage {pulse.stage})"
         return found

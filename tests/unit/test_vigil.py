@@ -75,6 +75,21 @@ def test_who_comes_back_from_an_abandoned_plan_has_its_time_anew() -> None:
     assert not vigil.hung(LONG, {0: pulse(0, 7)}, fresh=(), median_step_seconds=0.0)
 
 
+def test_who_was_kept_waiting_has_its_time_anew_when_the_wait_is_over() -> None:
+    """Another has come at last; the watcher may see it before those who waited have woken up."""
+    vigil, at = Vigil(since=0.0), 0.0
+    while at < LONG:
+        at += 1.0
+        found = vigil.hung(at, {0: pulse(0, 7, "wait"), 1: pulse(at, 6)}, fresh=(), median_step_seconds=0.0)
+        assert not found
+    over = {0: pulse(0, 7, "wait"), 1: pulse(at, 7, "wait")}
+    assert not vigil.hung(at + 0.5, over, fresh=(), median_step_seconds=0.0)
+    while at < 2 * LONG + 1:
+        at += 1.0
+        found = vigil.hung(at, over, fresh=(), median_step_seconds=0.0)
+    assert found.keys() == {0, 1}
+
+
 def test_a_watcher_that_slept_blames_nobody() -> None:
     """The whole machine may have been stopped with it."""
     vigil = Vigil(since=0.0)
