@@ -44,7 +44,7 @@ class _Coordinator:
         self._group = WorkerGroup(order, self._report)
         self._losses = Losses()
         self._wanted = order.num_workers
-        self._may_start_at = 0.0
+        self._pause_of_starts: asyncio.TimerHandle | None = None
         self._members: frozenset[int] = frozenset()  # as last reported
         self._slow: frozenset[int] = frozenset()
         self._has_begun = self._is_cancelled = self._is_pausing = False
@@ -93,6 +93,7 @@ class _Coordinator:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._group.end()  # the cancellation may have come in the midst of it
 
     # The run.
 
@@ -159,10 +160,14 @@ class _Coordinator:
         self._members = frozenset()  # the job recovers: it is to be told that it runs again
         verdict = self._losses.note(losses, committed=step, has_members=len(group) > 0)
         if pause := self._losses.pause_seconds:
-            loop = asyncio.get_running_loop()
-            self._may_start_at = loop.time() + pause
-            loop.call_later(pause, group.request_boundary)
+            if self._pause_of_starts is not None:
+                self._pause_of_starts.cancel()
+            self._pause_of_starts = asyncio.get_running_loop().call_later(pause, self._start_again)
         return verdict
+
+    def _start_again(self) -> None:
+        self._pause_of_starts = None
+        self._group.request_boundary()
 
     async def _gather(self) -> bool:
         """Decides who takes part, starts who is missing, ends who is not needed; whether the next leg can begin."""
@@ -174,7 +179,7 @@ class _Coordinator:
             ready=group.seats(Standing.READY),
             starting=group.seats(Standing.STARTING),
             at_least=1 if self._has_begun else self._order.min_workers,
-            may_start=asyncio.get_running_loop().time() >= self._may_start_at,
+            may_start=self._pause_of_starts is None,
         )
         decided = decide(team)
         group.start(decided.start, on_ready=self._losses.note_start)
