@@ -43,7 +43,7 @@ class Clock(asyncio.BaseEventLoop):
         while self._events and self._events[0][0] <= until:
             self.now, _, act = heapq.heappop(self._events)
             act()
-            if self._ready:  # type: ignore[attr-defined]  # the typeshed hides it
+            if self._ready or self._stopping:  # type: ignore[attr-defined]  # typeshed hides them
                 return ()
         if timeout is None:
             raise StandstillError(f"at {self.now:.3f} s everybody waits, and nothing will ever happen")
