@@ -342,7 +342,11 @@ class World:
             raise OSError(28, "No space left on device")
         self.saved.append(state)
         digest = checkpoint.weights_digest(state.weights)
-        return checkpoint.Published(Path("checkpoint"), state.step, digest, 1, Path("model"))
+        return checkpoint.Published("checkpoint", "model", state.step, digest, 1)
+
+    def found(self) -> checkpoint.Found:
+        """The newest checkpoint."""
+        return checkpoint.Found(self.saved[-1] if self.saved else None, None, ())
 
     def _in_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         """A thread of the coordinator; with it, it dies at any moment."""
@@ -504,9 +508,9 @@ PUT: dict[str, Callable[[ModuleType], dict[str, object]]] = {
         "np": SimpleNamespace(**(vars(np) | {"errstate": lambda **_: nullcontext()})),  # it would outlive its worker
         "philox": SimpleNamespace(seed=lambda *_: None),
         "os": SimpleNamespace(getpid=lambda: HERE.world.running and HERE.world.running.number),
-        "checkpoint": SimpleNamespace(
-            newest=lambda *_, **__: HERE.world.saved[-1] if HERE.world.saved else None, Tensors=checkpoint.Tensors
-        ),
+        "open_store": lambda *_: None,
+        "fingerprint": dict,
+        "checkpoint": SimpleNamespace(**(vars(checkpoint) | {"newest": lambda *_, **__: HERE.world.found()})),
     },
     "service.observer": lambda _: {"time": FAKE_TIME},
     "service.seats": _seats,
@@ -514,6 +518,7 @@ PUT: dict[str, Callable[[ModuleType], dict[str, object]]] = {
     "service.worker_group": lambda _: {"time": FAKE_TIME},
     "service.checkpoint_writer": lambda _: {
         "time": FAKE_TIME,
+        "open_store": lambda *_: None,
         "checkpoint": SimpleNamespace(
             publish=lambda *a, **k: HERE.world.publish(*a, **k), TrainingState=checkpoint.TrainingState
         ),
