@@ -298,9 +298,14 @@ class Replica:
     def _links(self, plan: Plan, peers: tuple[int, ...], barrier: Barrier) -> dict[int, Link]:
         assert self._listener is not None, "listen comes first"
         addresses = {peer: plan.addresses[peer] for peer in peers}
+
+        def check() -> None:
+            self._clock.enter("wait")  # again and again: it is a sign of life
+            barrier.check()
+
         try:
             connections = self._listener.connections(
-                addresses, place=plan.place_of(self._seat), epoch=plan.epoch, check=barrier.check
+                addresses, place=plan.place_of(self._seat), epoch=plan.epoch, check=check
             )
         except PeerLostError as error:
             barrier.give_up()

@@ -113,6 +113,7 @@ class Exchange:
         self._home, self._rank = lanes.homes[place], lanes.rank(place)
         self._parts, across = split_joins(assignments, lanes.homes)
         self._joins = _array_of((*self._mine.joins, *across))
+        self._own = list(self._pieces(place))
         self._servers, self._owners = lanes.servers(place), lanes.served_by(place)
         self._slot_bytes = segment.slots.data.cast("B")
         self._num_missing: list[int] = []  # frames that each piece of the own range waits for
@@ -133,15 +134,14 @@ class Exchange:
     def __call__(self, step: int) -> bool:
         self._stops = self._control.stop_requested
         self._begin(step)
-        pieces = list(self._pieces(self._place))
         num_awaited = sum(len(self._parts[self._lanes.homes[server]].partials) for server in self._servers)
-        self._num_missing, self._num_joined = [num_awaited] * len(pieces), 0
+        self._num_missing, self._num_joined = [num_awaited] * len(self._own), 0
         for server in self._servers:
             slots = self._parts[self._lanes.homes[server]].partials
             self._links[server].expect(
                 *(
                     Frame(Kind.PARTIAL, self._floats(slot, *piece), slot, piece[0], self._arrival(number))
-                    for number, piece in enumerate(pieces)
+                    for number, piece in enumerate(self._own)
                     for slot in slots
                 )
             )
@@ -149,7 +149,7 @@ class Exchange:
             sums = (Frame(Kind.SUM, self._floats(0, *piece), first=piece[0]) for piece in self._pieces(owner))
             self._links[owner].expect(*sums, *self._facts_expected(owner))
             self._links[owner].put_later(self._partials_for(owner))
-        if not pieces:
+        if not self._own:
             self._send_facts()
         self._transfer()
         return self._stops
@@ -174,7 +174,7 @@ class Exchange:
 
     def _join(self, number: int) -> None:
         """All partial sums over a piece of the own range are there: adds them up and sends the sum round."""
-        first, last = list(self._pieces(self._place))[number]
+        first, last = self._own[number]
         reduce_range(self._segment.slots, self._joins, first, last, self._control.block_squares)
         for server in self._servers:
             self._links[server].put(Frame(Kind.SUM, self._floats(0, first, last), first=first))
@@ -296,12 +296,12 @@ class Exchange:
                 for link in busy:
                     moved |= link.receive()
                     moved |= link.send()
-                if is_waiting == moved:
-                    is_waiting = not moved
-                    self._enter("wait" if is_waiting else "reduce")
-                if not moved:
-                    self._enter("wait")
+                if moved and is_waiting:
+                    self._enter("reduce")
+                elif not moved:
+                    self._enter("wait")  # again and again: it is a sign of life
                     _wait_for(busy)
+                is_waiting = not moved
         except PeerLostError as error:
             self._barrier.give_up()
             raise PlanChangedError(str(error)) from None

@@ -103,23 +103,8 @@ def cross_joins(assignments: Sequence[Assignment]) -> tuple[Join, ...]:
 
     The sum over all shards ends in slot 0.
     """
-    slot_of = {
-        node: first + slot
-        for first, assignment in zip(first_slots(assignments), assignments, strict=True)
-        for slot, node in enumerate(assignment.partials)
-    }
-    joins: list[Join] = []
-
-    def combine(node: Node) -> int:
-        if node in slot_of:
-            return slot_of[node]
-        left, right = (combine(child) for child in node.children())
-        joins.append(Join(left, right))
-        return left
-
-    root = combine(Node(0, max(assignment.shards.stop for assignment in assignments)))
-    assert root == 0
-    return tuple(joins)
+    parts, _ = split_joins(assignments, [0] * len(assignments))
+    return parts[0].joins
 
 
 @dataclass(frozen=True)
