@@ -31,7 +31,7 @@ from worker.reduce.segment import PHASES, RING_STEPS, Segment
 from worker.replica import EVALUATION_CHUNK, Facts, Leg
 from worker.spec import JobSpec
 
-START_SECONDS = 300.0  # reading the data, compiling kernels and touching the segment, on a busy machine
+START_SECONDS = 300.0  # placing it, reading the data, compiling kernels, touching the segment, on a busy machine
 MEDIAN_STEPS = 50  # the newest ones, for the median duration of a step
 
 
@@ -134,8 +134,8 @@ class WorkerGroup:
 
     async def _bring_up(self, worker: Worker, on_ready: Callable[[], None]) -> None:
         try:
-            await worker.hold()
             async with asyncio.timeout(START_SECONDS):
+                await worker.hold()
                 await self._prepare(worker)
         except Exception as error:
             cause = "" if isinstance(error, DEATHS) else f"start failed: {_one_line(error)}"

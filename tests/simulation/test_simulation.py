@@ -15,6 +15,7 @@ from tests.simulation.weave import Mutation
 from tests.simulation.world import product
 
 NUM_SEEDS = 200
+ONCE_FAILED = (1276, 2400)  # who waited was killed as hung; a start that stopped before its first word was waited for
 OF_WORKERS, OF_JOBS = {"kill", "stop", "slow", "out of reach"}, {"scale", "pause", "coordinator"}
 MISFORTUNES = OF_WORKERS | OF_JOBS | {"full disk", "corrupt checkpoint"}
 SAY = "from tests.simulation import scenario, world; print(scenario.simulate({seed}, world.product()))"
@@ -22,7 +23,7 @@ SAY = "from tests.simulation import scenario, world; print(scenario.simulate({se
 
 def test_whatever_a_job_meets_its_weights_are_those_of_the_reference() -> None:
     modules, met, ends = product(), Counter[str](), Counter[str]()
-    for seed in range(NUM_SEEDS):
+    for seed in (*range(NUM_SEEDS), *ONCE_FAILED):
         outcome = simulate(seed, modules)
         assert not outcome.violation, f"python -m tests.simulation.run --seed {seed}: {outcome.violation}"
         met += outcome.met
