@@ -125,7 +125,11 @@ class WorkerGroup:
 
     async def dismiss(self, seats: Sequence[int]) -> None:
         """Ends workers that are not needed any more, and frees their seats; between legs only, where members are."""
-        await asyncio.gather(*(self._workers.pop(seat).dismiss() for seat in seats))
+        await asyncio.gather(*map(self._dismiss, seats))
+
+    async def _dismiss(self, seat: int) -> None:
+        await self._workers[seat].dismiss()
+        del self._workers[seat]  # not before: whoever breaks this off has still to end it
 
     async def end(self) -> None:
         """Ends all workers and removes the segment; nothing of the group is left but files on disk."""
