@@ -15,6 +15,10 @@ class StandstillError(Exception):
     """Everybody waits, and nothing will ever happen again."""
 
 
+class GoneError(OSError):
+    """What a dead process's threads were at."""
+
+
 class Clock(asyncio.BaseEventLoop):
     """Deterministic: what is due at one time runs in the order in which it was asked for. `now` is in seconds."""
 
@@ -57,7 +61,7 @@ class Clock(asyncio.BaseEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """The first error ends the simulation; but a death that nobody asks about any more is none."""
         error = context.get("exception")
-        if self.is_ending or error is None or isinstance(error, RayActorError):
+        if self.is_ending or error is None or isinstance(error, RayActorError | GoneError):
             return
         self.error = self.error or error
         self.stop()

@@ -29,6 +29,11 @@ MUTANTS: Mapping[str, Mutation] = {
         "root = combine(Node(0, max(assignment.shards.stop for assignment in assignments)))",
         "joins.extend(Join(0, slot) for slot in list(slot_of.values())[1:]); root = 0",
     ),
+    "a range of the sum is left out": Mutation(
+        "worker.reduce.exchange",
+        "self._first, self._last = segment.shape.range_of(place, len(assignments))",
+        "self._first, self._last = segment.shape.range_of(0, len(assignments))",
+    ),
     "commit comes before the last barrier": Mutation(
         "worker.update",
         '        self._wait()\n        self._clock.enter("commit")\n        self._control.commit(step + 1)\n',
@@ -45,11 +50,14 @@ MUTANTS: Mapping[str, Mutation] = {
     ),
     "a step is redone from where the worker thinks it was": Mutation(
         "worker.replica",
-        "committed = segment.control.committed\n        step = ",
-        "committed = self._at = max(segment.control.committed, getattr(self, '_at', 0) + 1)\n        step = ",
+        "committed = control.committed\n                step = ",
+        "committed = self._at = max(control.committed, getattr(self, '_at', 0) + 1)\n                step = ",
     ),
     "a restored job has no momentum": Mutation(
         "worker.replica", "vector[:] = saved.optimizer[name]", "vector[:] = 0"
+    ),
+    "a store that does not answer is the end": Mutation(
+        "service.resumption", "if pause is None or not isinstance(error.cause, StoreUnreachableError):", "if True:"
     ),
     "nobody waits until the killed are dead": Mutation(
         "service.seats", "await asyncio.wait({self.end})", "await asyncio.sleep(0)"
@@ -64,11 +72,24 @@ MUTANTS: Mapping[str, Mutation] = {
         "service.worker_group", "return answers if len(answers) == len(self._plan.members) else None", "return answers"
     ),
     "nobody hangs": Mutation("service.vigil", "if silence > deadline:", "if False:"),
+    "no start hangs": Mutation(
+        "service.worker_group", "async with asyncio.timeout(START_SECONDS):", "async with asyncio.timeout(None):"
+    ),
     "whoever waits for another hangs": Mutation(
         "service.vigil", "if somebody_lags and pulse.arrivals == furthest:", "if False:"
     ),
     "a checkpoint is written from live memory": Mutation(
-        "service.checkpoint_writer", "segment.weights(step).copy()", "segment.weights(step)"
+        "service.checkpoint_writer", "weights, *states = self._copies", "weights, *states = vectors"
+    ),
+    "a checkpoint's memory is taken before it is written": Mutation(
+        "service.checkpoint_writer",
+        "        await self.wait()\n        if self._reserving",
+        "        if self._reserving",
+    ),
+    "who is sent away is forgotten before it is dead": Mutation(
+        "service.worker_group",
+        "await asyncio.gather(*map(self._dismiss, seats))",
+        "await asyncio.gather(*(self._workers.pop(seat).dismiss() for seat in seats))",
     ),
     "a run's end can be broken off": Mutation(
         "service.coordinator",

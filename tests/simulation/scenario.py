@@ -96,7 +96,7 @@ class Scenario:
             shape = next(p.replica.facts.shape for p in world.processes.values() if p.replica is not None)
             segment = self._product["worker.reduce.segment"].Segment.attach(SegmentPath(world, 0), shape)
             self._views, self._committed = (memory, segment), segment.control.committed
-            newest = world.saved[-1].step if world.saved else 0
+            newest = world.saved[-1][0].step if world.saved else 0
             self._demand(self._committed == newest, f"began at step {self._committed}, saved was {newest}")
         segment = self._views[1]
         control = segment.control
@@ -123,7 +123,7 @@ class Scenario:
                 self._demand(loss == tiny.evaluation_of(self.states[step].weights), f"other evaluation at step {step}")
             case RunSucceeded(weights_digest=digest):
                 self._demand(digest == self.states[-1].digest, "other weights at the end")
-                self._demand(self.world.saved[-1].step == self.total, "the last step was not saved")
+                self._demand(self.world.saved[-1][0].step == self.total, "the last step was not saved")
             case RunFailed(reason=reason, message=message):
                 self._demand(self._is_deserved(reason, message), f"the job failed: {message}")
 
@@ -187,6 +187,7 @@ class Scenario:
         mean_seconds = rng.choice([0.2, 0.8, 3.0])
         kinds = [self._kill, self._kill, self._kill, self._stop, self._slow, self._scale, self._lose_sight]
         kinds += [self._pause, self._kill_coordinator, self._fill_disk, self._spoil_checkpoint]
+        kinds += [self._lose_store]
         some = rng.sample(kinds, rng.randint(1, 5))
         for _ in range(rng.randint(0, 9)):
             await asyncio.sleep(rng.expovariate(1 / mean_seconds))
@@ -266,9 +267,18 @@ class Scenario:
     def _empty_disk(self) -> None:
         self.world.disk_is_full = False
 
+    async def _lose_store(self) -> None:
+        """For a while nobody can read checkpoints, nor write any."""
+        self._note("store out of reach")
+        self.world.store_is_away = True
+        self.world.later(self.rng.uniform(0.1, 10), self._find_store)
+
+    def _find_store(self) -> None:
+        self.world.store_is_away = False
+
     async def _spoil_checkpoint(self) -> None:
         """The newest checkpoint is corrupt, if it is not the last word."""
-        if self.world.saved and self.world.saved[-1].step < self.total:
+        if self.world.saved and self.world.saved[-1][0].step < self.total:
             self._note("corrupt checkpoint")
             self.world.saved.pop()
 

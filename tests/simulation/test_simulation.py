@@ -17,7 +17,7 @@ from tests.simulation.world import product
 NUM_SEEDS = 200
 ONCE_FAILED = (1276, 2400)  # who waited was killed as hung; a start that stopped before its first word was waited for
 OF_WORKERS, OF_JOBS = {"kill", "stop", "slow", "out of reach"}, {"scale", "pause", "coordinator"}
-MISFORTUNES = OF_WORKERS | OF_JOBS | {"full disk", "corrupt checkpoint"}
+MISFORTUNES = OF_WORKERS | OF_JOBS | {"full disk", "store out of reach", "corrupt checkpoint"}
 SAY = "from tests.simulation import scenario, world; print(scenario.simulate({seed}, world.product()))"
 
 

@@ -180,6 +180,7 @@ class Dataset:
     input_shape = (NUM_PARAMETERS,)
     num_outputs = 1
     vocabulary = None
+    sha256 = hashlib.sha256(SAMPLES.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -17,19 +17,20 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MODULES = (  # in the order in which they import each other
-    "worker.reduce.tree", "worker.plan", "worker.reduce.segment", "worker.reduce.barrier", "worker.phases",
-    "worker.update", "worker.step", "worker.replica", "service.losses", "service.membership", "service.vigil",
-    "service.observer", "service.seats", "service.spare", "service.worker_group", "service.checkpoint_writer",
-    "service.coordinator",
+    "worker.reduce.tree", "worker.plan", "worker.reduce.segment", "worker.reduce.barrier", "worker.reduce.exchange",
+    "worker.phases", "worker.update", "worker.step", "worker.replica", "service.losses", "service.membership",
+    "service.vigil", "service.observer", "service.seats", "service.spare", "service.resumption",
+    "service.worker_group", "service.checkpoint_writer", "service.coordinator",
 )  # fmt: skip
 WOVEN = {  # functions that become generators
     "worker.reduce.barrier": {"wait"},
+    "worker.reduce.exchange": {"__call__"},
     "worker.update": {"__call__", "_wait", "_write_next", "_apply", "_record"},
     "worker.step": {"__call__", "_compute"},
     "worker.replica": {"create_segment", "join", "run", "evaluate"},
 }
 YIELDING = {  # calls in them, of generators: of those above, and of what the simulation puts in
-    "wait", "_wait", "_write_next", "_apply", "_record", "_update", "_compute", "step", "enter", "fence",
+    "wait", "_wait", "_write_next", "_apply", "_record", "_update", "_reduce", "_compute", "step", "enter", "fence",
     "reduce_range", "add_into", "update", "backward", "create", "sched_yield", "sleep",
 }  # fmt: skip
 
@@ -50,6 +51,10 @@ class _Weaver(ast.NodeTransformer):
         self.generic_visit(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         return ast.YieldFrom(node) if name in YIELDING else node
+
+    def visit_withitem(self, node: ast.withitem) -> ast.withitem:
+        """A context manager is entered, not waited for."""
+        return node
 
 
 def _source_of(module: str, mutations: Sequence[Mutation]) -> str:

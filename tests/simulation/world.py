@@ -7,17 +7,19 @@ import random
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from tests.simulation import tiny
-from tests.simulation.clock import Clock
+from tests.simulation.clock import Clock, GoneError
 from tests.simulation.weave import Mutation, load
 from worker import checkpoint
+from worker.checkpoint_store import StoreUnreachableError
 
 SPIN = "spin"  # a worker looks at a barrier again when something there has changed
 SECONDS_AT = {"forward": 0.02, "backward": 0.02, "update": 0.003, "commit": 0.02}  # by stage, for each point in it
@@ -25,6 +27,7 @@ ELSEWHERE_SECONDS = 0.001  # what is short in life is long here, so that others 
 PREEMPTED, MAX_PREEMPTED_SECONDS = 0.02, 0.5  # how often, at any point, somebody else has the processor, and how long
 KILL_SECONDS = 0.02  # at most, from a SIGKILL until the process is gone; it may run on for so long
 Work = Generator[str, None, Any]
+_task_error: Callable[..., Exception] = RayTaskError  # whose own types say nothing
 
 
 class Violation(Exception):
@@ -87,7 +90,7 @@ class Process:
         except (Violation, AssertionError, AttributeError, TypeError, NameError):
             raise
         except Exception as error:
-            self.call.fail(error)
+            self.call.fail(_task_error(self.call.method, "", error, "worker", self.number, "here"))
             self._next_call()
         else:
             if point == SPIN:
@@ -243,8 +246,8 @@ class Body:
         return 3
 
     @staticmethod
-    def create_segment(process: Process, *arguments: Any) -> Work:
-        return (yield from process.replica.create_segment(*arguments))
+    def create_segment(process: Process, *arguments: Any, **keywords: Any) -> Work:
+        return (yield from process.replica.create_segment(*arguments, **keywords))
 
     @staticmethod
     def join(process: Process, *arguments: Any) -> Work:
@@ -290,8 +293,8 @@ class World:
         self.running: Process | None = None
         self.memory: Memory | None = None
         self.attempt = 0
-        self.is_over = self.is_compiled = self.disk_is_full = False
-        self.saved: list[checkpoint.TrainingState] = []
+        self.is_compiled = self.disk_is_full = self.store_is_away = False
+        self.saved: list[tuple[checkpoint.TrainingState, checkpoint.Origin]] = []
         self.deaths_at: dict[tuple[int, int, int], int] = {}
         self.num_deaths = 0
         self.actors: dict[int, Actor] = {}
@@ -335,17 +338,26 @@ class World:
         for process in self.living():
             process.wake()
 
-    def publish(self, directory: Any, state: Any, **_: Any) -> checkpoint.Published:
-        """A checkpoint, whole or not at all."""
+    def publish(
+        self, _: object, state: checkpoint.TrainingState, *, origin: checkpoint.Origin, **__: object
+    ) -> checkpoint.Published:
+        """A checkpoint, whole or not at all, of what its memory holds now."""
+        self._reach_store()
         if self.disk_is_full:
             raise OSError(28, "No space left on device")
-        self.saved.append(state)
+        state = deepcopy(state)
+        self.saved.append((state, origin))
         digest = checkpoint.weights_digest(state.weights)
         return checkpoint.Published("checkpoint", "model", state.step, digest, 1)
 
     def found(self) -> checkpoint.Found:
         """The newest checkpoint."""
-        return checkpoint.Found(self.saved[-1] if self.saved else None, None, ())
+        self._reach_store()
+        return checkpoint.Found(*self.saved[-1]) if self.saved else checkpoint.Found()
+
+    def _reach_store(self) -> None:
+        if self.store_is_away:
+            raise StoreUnreachableError("no answer")
 
     def _in_thread(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
         """A thread of the coordinator; with it, it dies at any moment."""
@@ -357,7 +369,7 @@ class World:
                 return
             try:
                 if attempt != self.attempt:
-                    raise OSError("its process is gone")
+                    raise GoneError("its process is gone")
                 done.set_result(work())
             except OSError as error:
                 done.set_exception(error)
@@ -419,16 +431,17 @@ def _segment(module: ModuleType) -> dict[str, object]:
             super().commit(step)
             self.memory.is_made = True
 
-        def open_plan(self) -> int:
-            epoch: int = super().open_plan()
+        def open_plan(self, epoch: int | None = None) -> int:
+            epoch = super().open_plan(epoch)
             for process in HERE.world.living():
                 if process.is_at_work and process.attempt == self.memory.attempt == HERE.world.attempt:
                     HERE.world.accuse(f"plan {epoch} was opened while {process} works under another")
+            assert epoch is not None
             self.memory.opened = epoch
             return epoch
 
-        def abandon_plan(self) -> None:
-            super().abandon_plan()
+        def abandon_plan(self, epoch: int | None = None) -> None:
+            super().abandon_plan(epoch)
             HERE.world.wake()
 
     class Segment(real.Segment):  # type: ignore[misc]  # as above
@@ -494,8 +507,9 @@ PUT: dict[str, Callable[[ModuleType], dict[str, object]]] = {
         "os": SimpleNamespace(sched_yield=_spin),
         "time": SimpleNamespace(sleep=_spin),
     },
+    "worker.reduce.exchange": lambda _: {"reduce_range": _reduce_range},
     "worker.phases": _phases,
-    "worker.update": lambda _: {"fence": _point, "reduce_range": _reduce_range, "time": FAKE_TIME},
+    "worker.update": lambda _: {"fence": _point, "time": FAKE_TIME},
     "worker.step": lambda _: {"add_into": _add_into, "philox": SimpleNamespace(seed=lambda *_: None)},
     "worker.replica": lambda _: {
         "recipe_of": lambda spec, dataset: tiny.Recipe(),
