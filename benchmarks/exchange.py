@@ -16,8 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.namespaces import Namespace, two_namespaces
-from benchmarks.reduce import gloo, recipe
-from benchmarks.teams import Run, Team, free_port, interleave, segment_path, table
+from benchmarks.reduce import gloo
+from benchmarks.teams import Run, Team, at_work, free_port, interleave, segment_path, table
 
 TOKEN = bytes(32)  # nobody else is on this wire
 LOOPBACK = "127.0.0.1"
@@ -28,6 +28,8 @@ def ours(rank: int, world: int, path: Path, nodes: Nodes, num_parameters: int) -
     """This project's exchange and update; half of the ranks are on each node."""
     import numpy as np
 
+    from benchmarks.job import joined, recipe_of
+    from worker.nn import Sequential
     from worker.phases import PhaseClock
     from worker.plan import Plan
     from worker.reduce.barrier import Barrier
@@ -35,8 +37,8 @@ def ours(rank: int, world: int, path: Path, nodes: Nodes, num_parameters: int) -
     from worker.reduce.lanes import Lanes
     from worker.reduce.link import Link
     from worker.reduce.mesh import Listener
-    from worker.reduce.segment import Segment, SegmentError, Shape
-    from worker.update import NEVER, RangeUpdate
+    from worker.reduce.segment import Shape
+    from worker.update import RangeUpdate
 
     per_node = world // 2
     node = rank // per_node
@@ -45,16 +47,7 @@ def ours(rank: int, world: int, path: Path, nodes: Nodes, num_parameters: int) -
     listener = Listener(LOOPBACK if nodes is None else nodes[node].host, TOKEN)
     shape = Shape(num_parameters, num_states=2, num_shards=world, num_seats=world, num_slots=world)
     own = path.with_name(f"{path.name}-{node}")
-    if rank % per_node == 0:
-        created = Segment.create(own, shape)
-        created.control.last_step = NEVER
-        created.control.shard_counts[:] = 1.0
-    while True:
-        try:
-            segment = Segment.attach(own, shape)
-            break
-        except (FileNotFoundError, SegmentError):
-            time.sleep(0.01)
+    segment = joined(own, shape, rank % per_node)
     addresses = _everybodys(path, rank, world, listener.address)
     plan = Plan(0, tuple(range(world)), (1,) * world, tuple(r // per_node for r in range(world)), addresses)
     neighbours, clock = plan.on_node_of(rank), PhaseClock(segment.control, rank)
@@ -70,14 +63,14 @@ def ours(rank: int, world: int, path: Path, nodes: Nodes, num_parameters: int) -
         barrier=barrier,
         enter=clock.enter,
     )
-    job = recipe()
+    recipe = recipe_of(Sequential())
     update = RangeUpdate(
-        job,
+        recipe,
         segment,
         place=neighbours.index(rank),
         num_members=len(neighbours),
         reduce=exchange,
-        spans=[(0, num_parameters, job.rule)],
+        spans=[(0, num_parameters, recipe.rule)],
         barrier=barrier,
         clock=clock,
     )
@@ -133,6 +126,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="on each node")
     parser.add_argument("--parameters", type=float, nargs="+", default=[0.1, 1, 10, 50], help="in millions")
     parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=1, help="of each side in a round, about")
     parser.add_argument("--rate", help="of the wire, such as 1gbit; as fast as the machine can by default")
     parser.add_argument("--loopback", action="store_true")
     options = parser.parse_args()
@@ -141,7 +135,6 @@ def main() -> None:
         nodes = None if options.loopback else stack.enter_context(two_namespaces(rate=options.rate))
         for millions in options.parameters:
             size = int(millions * 1e6)
-            steps = max(5, min(200, int(40 / millions)))
             reference = f"gloo + clip + fused Adam, {world} ranks"
             print(f"{millions:g} M parameters: exchange + clip + Adam, 2 nodes")
             with _paths() as path:
@@ -149,7 +142,9 @@ def main() -> None:
                     reference: Team(gloo_between, world, free_port(), nodes, size),
                     f"backpropd, 2 x {options.workers} workers": Team(ours, world, path, nodes, size),
                 }
-                print(table(interleave(teams, rounds=options.rounds, steps=steps), reference=reference), flush=True)
+                with at_work(teams):
+                    times = interleave(teams, rounds=options.rounds, seconds=options.seconds)
+                print(table(times, reference=reference), flush=True)
 
 
 if __name__ == "__main__":

@@ -14,30 +14,13 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-from collections.abc import Mapping
-from contextlib import ExitStack
 
-from benchmarks.teams import Team, table
+from benchmarks.teams import Team, at_work, interleave, table, verdict
 from benchmarks.timing import REPORT
 from benchmarks.workloads import WORKLOADS
 
 REFERENCES = {"fp32": "PyTorch eager, fused Adam", "bf16": "PyTorch eager, autocast, fused Adam"}
 OURS = "backpropd"
-
-
-def measure(
-    teams: Mapping[str, Team], *, rounds: int, seconds: float
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every step of every team, about so many in each round, in turn; and every team's report."""
-    times: dict[str, list[float]] = {name: [] for name in teams}
-    with ExitStack() as stack:
-        for team in teams.values():
-            stack.enter_context(team)
-        steps = {name: max(3, int(seconds / min(team.run(4)))) for name, team in teams.items()}
-        for number in range(rounds):
-            for name in list(teams) if number % 2 == 0 else list(teams)[::-1]:
-                times[name] += teams[name].run(steps[name])
-        return times, {name: team.run(REPORT) for name, team in teams.items()}
 
 
 def compare(name: str, precision: str, *, rounds: int, seconds: float) -> str:
@@ -48,7 +31,9 @@ def compare(name: str, precision: str, *, rounds: int, seconds: float) -> str:
     teams = {reference: Team(pytorch.side, 1, name, precision), OURS: Team(ours.side, 1, name, precision)}
     if precision == "fp32":
         teams |= {peer: Team(side, 1, name) for peer, side in peers.peers_of(workload).items()}
-    times, reports = measure(teams, rounds=rounds, seconds=seconds)
+    with at_work(teams):
+        times = interleave(teams, rounds=rounds, seconds=seconds)
+        reports = {name: team.run(REPORT) for name, team in teams.items()}
     ratio = statistics.median(times[reference]) / statistics.median(times[OURS])
     target = workload.targets[precision]
     _, memory, share, speed, peak = reports[OURS]
@@ -56,7 +41,7 @@ def compare(name: str, precision: str, *, rounds: int, seconds: float) -> str:
         [
             f"{workload.text}, {precision}",
             table(times, reference=reference),
-            f"  {ratio:.2f}x, target {target:.2f}x: {'reached' if ratio >= target else 'not reached'};"
+            f"  {ratio:.2f}x, target {target:.2f}x: {verdict(ratio >= target)};"
             f" {share:.0%} of our step in products at {speed:.0f} GFLOP/s ({speed / peak:.0%} of {peak:.0f});"
             f" peak memory {memory:.0f} MiB, PyTorch {reports[reference][1]:.0f} MiB",
         ]

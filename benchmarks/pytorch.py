@@ -1,4 +1,4 @@
-"""PyTorch's side of `benchmarks.models`, in its stronger form.
+"""PyTorch's side of `benchmarks.models` and `benchmarks.step`, in its stronger form.
 
 One projection for query, key and value, scaled_dot_product_attention, Adam(fused=True); BERT's logits at every
 position, as in Hugging Face's model.
@@ -7,6 +7,8 @@ position, as in Hugging Face's model.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from benchmarks.teams import Run
 from benchmarks.timing import timed
 from benchmarks.workloads import (
+    BATCHES,
     CLIP_NORM,
     CNN_CHANNELS,
     CNN_CLASSES,
@@ -30,15 +33,45 @@ from benchmarks.workloads import (
 
 def side(rank: int, world: int, name: str, precision: str) -> Run:
     """Steps of a workload: eager, bf16 by autocast."""
+    workload = _started(name)
+    inputs, targets = (torch.from_numpy(array) for array in batch_of(workload))
+    return timed(_step_of(torch_model(workload), lambda: (inputs, targets), precision))
+
+
+def ddp(rank: int, world: int, name: str, precision: str, port: int) -> Run:
+    """The same with DistributedDataParallel over gloo; every batch is gathered from memory by a permutation."""
+    workload = _started(name)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    model = nn.parallel.DistributedDataParallel(torch_model(workload), gradient_as_bucket_view=True)
+    every = replace(workload, batch=workload.batch * world * BATCHES)
+    inputs, targets = (torch.from_numpy(array) for array in batch_of(every))
+    batches = itertools.cycle(torch.randperm(every.batch).split(workload.batch)[rank::world])
+
+    def batch() -> tuple[Any, Any]:
+        positions = next(batches)
+        return inputs[positions], targets[positions]
+
+    run = timed(_step_of(model, batch, precision))
+
+    def together(num_steps: int) -> list[float]:
+        torch.distributed.barrier()
+        return run(num_steps)
+
+    return together
+
+
+def _started(name: str) -> Workload:
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    workload = WORKLOADS[name]
-    inputs, targets = (torch.from_numpy(array) for array in batch_of(workload))
-    model = torch_model(workload)
+    return WORKLOADS[name]
+
+
+def _step_of(model: Any, batch: Callable[[], tuple[Any, Any]], precision: str) -> Callable[[], float]:
     parameters = list(model.parameters())
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=True)
 
     def step() -> float:
+        inputs, targets = batch()
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             logits = model(inputs)
@@ -48,7 +81,7 @@ def side(rank: int, world: int, name: str, precision: str) -> Run:
         optimizer.step()
         return float(loss.item())
 
-    return timed(step)
+    return step
 
 
 def torch_model(workload: Workload) -> Any:

@@ -1,129 +1,77 @@
-"""One optimizer step, end to end, against PyTorch DDP: data, forward, backward, all-reduce, clip, Adam.
+"""A training step of several workers, end to end, against PyTorch DDP: data, forward, backward, all-reduce, clip, Adam.
 
-    python -m benchmarks.step [--workers 2] [--rounds 10] [--steps 50]
+    python -m benchmarks.step [--models mlp cnn gpt-small gpt-large] [--precision fp32] [--shards 2 8] [--rounds 5]
 
-The MLP 784-512-256-10 at a batch of 128 a worker. Both sides: one process and one thread a worker, batches gathered
-from memory by a fresh permutation, cross-entropy, clipping by global norm, Adam; DDP over gloo with
-Adam(fused=True). Ours is the worker's own code as it runs under Ray, which has no part in a step.
+Both sides: one process and one thread a worker, batches gathered from memory by a fresh permutation, cross-entropy,
+clipping by global norm, Adam; DDP over gloo with Adam(fused=True). Ours is the worker's own step over a segment as it
+runs under Ray, which has no part in a step. The aims are those for two workers.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING
+import statistics
+from collections.abc import Sequence
+from contextlib import ExitStack
 
-from benchmarks.teams import Run, Team, free_port, interleave, segment_path, table
+from benchmarks.teams import Team, at_work, free_port, interleave, segment_path, table, verdict
+from benchmarks.workloads import WORKLOADS
 
-if TYPE_CHECKING:
-    from worker.replica import Replica
-
-FEATURES, HIDDEN, CLASSES = 784, (512, 256), 10
-BATCH_A_WORKER, SAMPLES, CLIP_NORM = 128, 12_800, 1.0
+MODELS = [name for name, workload in WORKLOADS.items() if workload.ddp_targets]
 
 
-def ours(rank: int, world: int, segment: Path, shards: int) -> Run:
-    """This project's worker."""
-    from worker.plan import even_plan
-    from worker.process import keep_freed_memory
-    from worker.reduce.segment import RING_STEPS, Segment
-    from worker.replica import Replica
-    from worker.spec import parse_spec
+def compare(
+    name: str, precision: str, *, workers: int, numbers_of_shards: Sequence[int], rounds: int, seconds: float
+) -> str:
+    """The comparison of one model, as text."""
+    from benchmarks import job, pytorch  # here, so that no side's process loads the other's libraries
 
-    keep_freed_memory()
-    document = {
-        "model": {"mlp": {"hidden": list(HIDDEN)}},
-        "data": {"synthetic": {"samples": SAMPLES, "features": FEATURES, "outputs": CLASSES}},
-        "optimizer": {"adam": {}},
-        "training": {"global_batch_size": BATCH_A_WORKER * world, "shards": shards, "clip_norm": CLIP_NORM},
-    }
-    replica = Replica.load(parse_spec(document), capacity=world)
-    if rank == 0:
-        replica.create_segment(segment, "/nonexistent")
-    join_when_there(replica, segment, rank)
-    control = Segment.attach(segment, replica.facts.shape).control
-    plan = even_plan(range(world), num_shards=shards, epoch=control.epoch)
-
-    def run(num_steps: int) -> list[float]:
-        segment.unlink(missing_ok=True)  # everyone has it mapped
-        first = control.committed
-        replica.run(first + num_steps, plan)
-        return [float(control.ring[step % RING_STEPS][4]) for step in range(first + 1, first + num_steps + 1)]
-
-    return run
-
-
-def join_when_there(replica: Replica, segment: Path, rank: int) -> None:
-    """Joins as soon as rank 0 has created the segment."""
-    from worker.reduce.segment import SegmentError
-
-    while True:
-        try:
-            return replica.join(segment, rank)
-        except (FileNotFoundError, SegmentError):
-            time.sleep(0.01)
-
-
-def ddp(rank: int, world: int, port: int) -> Run:
-    """PyTorch DistributedDataParallel over gloo."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-    from torch.nn.parallel import DistributedDataParallel
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    widths = (FEATURES, *HIDDEN, CLASSES)
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
-    model = DistributedDataParallel(nn.Sequential(*layers[:-1]))
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    inputs, targets = torch.randn(SAMPLES, FEATURES), torch.randint(CLASSES, (SAMPLES,))
-    order = torch.randperm(SAMPLES)
-
-    def step(number: int) -> None:
-        start = (number * world + rank) * BATCH_A_WORKER % (SAMPLES - BATCH_A_WORKER)
-        batch = order[start : start + BATCH_A_WORKER]
-        optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(model(inputs[batch]), targets[batch])
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-        optimizer.step()
-
-    def run(num_steps: int) -> list[float]:
-        torch.distributed.barrier()
-        seconds = []
-        for number in range(num_steps):
-            started = time.perf_counter()
-            step(number)
-            seconds.append(time.perf_counter() - started)
-        return seconds
-
-    return run
+    workload, reference = WORKLOADS[name], f"PyTorch DDP, gloo, {workers} x 1 thread"
+    target = workload.ddp_targets.get(precision) if workers == 2 else None
+    teams = {reference: Team(pytorch.ddp, workers, name, precision, free_port())}
+    with ExitStack() as stack:
+        for shards in numbers_of_shards:
+            path = stack.enter_context(segment_path())
+            teams[f"backpropd, {shards} shards"] = Team(job.side, workers, path, name, precision, shards)
+        stack.enter_context(at_work(teams))
+        times = interleave(teams, rounds=rounds, seconds=seconds)
+    lines = [f"{workload.text} a worker, {workers} workers, {precision}", table(times, reference=reference)]
+    for team in list(teams)[1:]:
+        ratio = statistics.median(times[reference]) / statistics.median(times[team])
+        aim = "" if target is None else f", target {target:.2f}x: {verdict(ratio >= target)}"
+        lines.append(f"  {team}: {ratio:.2f}x as fast{aim}")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Prints the comparison."""
+    """Prints the comparison, model by model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=50, help="steps of each side in a round")
+    parser.add_argument("--shards", type=int, nargs="+", default=[2, 8], help="the job's, a comparison each")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4, help="of each side in a round, about")
     options = parser.parse_args()
     workers = options.workers
-
-    reference = f"PyTorch DDP, gloo, {workers} x 1 thread"
-    with segment_path() as few, segment_path() as many:
-        teams = {
-            reference: Team(ddp, workers, free_port()),
-            f"backpropd, {workers} workers, {workers} shards": Team(ours, workers, few, workers),
-            f"backpropd, {workers} workers, 8 shards": Team(ours, workers, many, 8),
-        }
-        print(f"MLP {FEATURES}-{'-'.join(map(str, HIDDEN))}-{CLASSES}, batch {BATCH_A_WORKER} a worker")
-        print(table(interleave(teams, rounds=options.rounds, steps=options.steps), reference=reference))
+    for name in options.models:
+        batch = WORKLOADS[name].batch * workers
+        for shards in options.shards:
+            if shards < workers or batch % shards:
+                parser.error(
+                    f"--shards: got {shards}, expected at least {workers}, one a worker, and a divisor of {batch}, "
+                    f"the global batch of {name}"
+                )
+    for name in options.models:
+        text = compare(
+            name,
+            options.precision,
+            workers=workers,
+            numbers_of_shards=options.shards,
+            rounds=options.rounds,
+            seconds=options.seconds,
+        )
+        print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from worker.process import ENVIRONMENT
 
 Run = Callable[[int], list[float]]  # number of steps -> seconds of each, as this rank saw them
 MakeRun = Callable[..., Run]  # (rank, world, *arguments) -> Run; called in the process itself
+WARM_UP_STEPS, MOST_STEPS = 4, 1000
 
 
 class Team:
@@ -94,17 +95,27 @@ def free_port() -> int:
         return port
 
 
-def interleave(teams: Mapping[str, Team], *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of every step of every team; in each round each team takes `steps` steps, in alternating order."""
-    seconds: dict[str, list[float]] = {name: [] for name in teams}
+@contextmanager
+def at_work(teams: Mapping[str, Team]) -> Iterator[None]:
+    """All of them, made ready one after another; their processes end with the block."""
     with ExitStack() as stack:
         for team in teams.values():
             stack.enter_context(team)
-            team.run(max(3, steps // 10))  # compiles, maps, warms
-        for number in range(rounds):
-            for name in list(teams) if number % 2 == 0 else list(teams)[::-1]:
-                seconds[name] += teams[name].run(steps)
-    return seconds
+        yield
+
+
+def interleave(teams: Mapping[str, Team], *, rounds: int, seconds: float) -> dict[str, list[float]]:
+    """Seconds of every step of every team that is at work; in each round each takes its turn of about `seconds`.
+
+    The order alternates. A turn has at least 3 steps and at most MOST_STEPS; a few before the first are not counted.
+    """
+    times: dict[str, list[float]] = {name: [] for name in teams}
+    fastest = {name: min(team.run(WARM_UP_STEPS)) for name, team in teams.items()}  # compiles, maps, warms
+    steps = {name: min(max(3, int(seconds / step)), MOST_STEPS) for name, step in fastest.items()}
+    for number in range(rounds):
+        for name in list(teams) if number % 2 == 0 else list(teams)[::-1]:
+            times[name] += teams[name].run(steps[name])
+    return times
 
 
 def table(seconds: Mapping[str, Sequence[float]], *, reference: str) -> str:
@@ -118,3 +129,8 @@ def table(seconds: Mapping[str, Sequence[float]], *, reference: str) -> str:
             f" {1 / ratio:6.2f}x {ratio:6.2f}x"
         )
     return "\n".join(lines)
+
+
+def verdict(is_reached: bool) -> str:
+    """Of a measured value against its target."""
+    return "reached" if is_reached else "not reached"

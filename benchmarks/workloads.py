@@ -1,4 +1,4 @@
-"""What `benchmarks.models` trains: models, their sizes, their batches, and the speed that is aimed at."""
+"""What the comparisons train: models, their sizes, their batches, and the speed that is aimed at."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CLIP_NORM, LEARNING_RATE = 1.0, 1e-3
+BATCHES = 50  # of every worker, in the samples that several workers train on
 MASKED = 0.15  # share of the positions whose tokens BERT predicts
 MLP_WIDTHS = (784, 512, 256, 10)
 CNN_CHANNELS, CNN_SIZE, CNN_CLASSES = (1, 32, 64), 28, 10
@@ -18,10 +19,14 @@ CNN_FEATURES = CNN_CHANNELS[-1] * (CNN_SIZE // 2) ** 2  # after a pool of 2
 
 @dataclass(frozen=True)
 class Workload:
-    """A model's size; `targets` has, by precision, the speed against PyTorch that is aimed at."""
+    """A model's size; `targets` has, by precision, the speed against PyTorch that is aimed at.
+
+    `batch` is a worker's. `ddp_targets` are those of two workers against DistributedDataParallel.
+    """
 
     kind: str
     targets: Mapping[str, float] = field(default_factory=dict)
+    ddp_targets: Mapping[str, float] = field(default_factory=dict)
     batch: int = 1
     layers: int = 0
     width: int = 0
@@ -48,10 +53,10 @@ SMALL: Mapping[str, Any] = {"batch": 8, "layers": 4, "width": 256, "heads": 4, "
 LARGE: Mapping[str, Any] = {"batch": 4, "layers": 6, "width": 384, "heads": 6, "time": 256, "vocabulary": 8192}
 
 WORKLOADS = {
-    "mlp": Workload("mlp", {"fp32": 1.25, "bf16": 1.25}, batch=128),
-    "cnn": Workload("cnn", {"fp32": 1.4, "bf16": 1.0}, batch=64),
-    "gpt-small": Workload("gpt", {"fp32": 1.2, "bf16": 1.3}, **SMALL),
-    "gpt-large": Workload("gpt", {"fp32": 1.25, "bf16": 1.3}, **LARGE),
+    "mlp": Workload("mlp", {"fp32": 1.25, "bf16": 1.25}, {"fp32": 2.0}, batch=128),
+    "cnn": Workload("cnn", {"fp32": 1.4, "bf16": 1.0}, {"fp32": 1.4}, batch=64),
+    "gpt-small": Workload("gpt", {"fp32": 1.2, "bf16": 1.3}, {"fp32": 1.3}, **SMALL),
+    "gpt-large": Workload("gpt", {"fp32": 1.25, "bf16": 1.3}, {"fp32": 1.2}, **LARGE),
     "bert-small": Workload("bert", {"fp32": 1.15, "bf16": 1.2}, **SMALL),
     "bert-large": Workload("bert", {"fp32": 1.15, "bf16": 1.2}, **LARGE),
     "bert-large-masked": Workload("bert", {"fp32": 1.4, "bf16": 1.5}, **LARGE, only_masked=True),

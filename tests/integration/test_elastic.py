@@ -103,7 +103,7 @@ class Trial:
         self.run = await self._cluster.launch(job, workers, self._directory)
         await self.until(lambda: self.of(RunStarted))
         (path,) = glob(self._cluster.segment_pattern)
-        shape = Replica.load(self.spec, capacity=self.spec.workers.max).facts.shape
+        shape = Replica.load(self.spec, capacity=self.run.capacity).facts.shape
         self.control: Control = Segment.attach(Path(path), shape).control
 
     async def until(self, condition: Callable[[], object]) -> None:
