@@ -124,21 +124,19 @@ class Campaign:
         text = directory / "input.txt"
         text.write_text("".join(self._rng.choices("abcdefgh \n", k=4000)))
         self._kinds = kinds(text)
+        self._digests: list[str] = []  # by kind
         self._expected: dict[str, str] = {}  # digest by job
         self._furthest: dict[str, int] = {}  # steps by job
         self._tally = Tally()
 
     def run(self) -> Tally:
         """Everything, from the undisturbed runs to the end of the last job; leaves no process."""
-        digests = [digest_of(spec) for spec in self._kinds]
-        self._say(f"{len(digests)} undisturbed digests are there")
+        self._digests = [digest_of(spec) for spec in self._kinds]
+        self._say(f"{len(self._digests)} undisturbed digests are there")
         started = time.monotonic()
         with self._serving():
             for kind in self._schedule():
-                while len(self._expected) < self._num_jobs or self._unfinished() < MIN_JOBS:
-                    number = len(self._expected)
-                    spec, digest = self._kinds[number % len(digests)], digests[number % len(digests)]
-                    self._expected[self._submit(spec, f"chaos-{number}")] = digest
+                self._submit_enough()
                 time.sleep(self._rng.expovariate(1 / MEAN_SECONDS))
                 self._kill(kind)
                 if self._tally.kills.total() % KILLS_IN_A_ROW == 0:
@@ -157,6 +155,13 @@ class Campaign:
         finally:
             if self._service.process.poll() is None:
                 self._service.kill()
+
+    def _submit_enough(self) -> None:
+        """Sees to it that there are jobs to kill something of."""
+        while len(self._expected) < self._num_jobs or self._unfinished() < MIN_JOBS:
+            number = len(self._expected)
+            kind = number % len(self._kinds)
+            self._expected[self._submit(self._kinds[kind], f"chaos-{number}")] = self._digests[kind]
 
     def _submit(self, spec: JobSpec, request_id: str) -> str:
         job = self._answer(lambda: self._service.client.create_job(spec, request_id=request_id))
@@ -216,6 +221,7 @@ class Campaign:
             with suppress(psutil.NoSuchProcess, IndexError):  # it has just ended by itself; there is none
                 self._rng.choice(self._service.actors(kind)).kill()
                 return
+            self._submit_enough()  # on a fast machine all of them may have ended meanwhile
             time.sleep(0.05)
         raise AssertionError(f"no {kind} has come in {START_SECONDS:.0f} s")
 

@@ -26,8 +26,9 @@ MUTANTS: Mapping[str, Mutation] = {
     ),
     "partial sums are added from left to right": Mutation(
         "worker.reduce.tree",
-        "root = combine(Node(0, max(assignment.shards.stop for assignment in assignments)))",
-        "joins.extend(Join(0, slot) for slot in list(slot_of.values())[1:]); root = 0",
+        "return parts[0].joins",
+        "return tuple(Join(0, first + slot) for first, one in zip(first_slots(assignments), assignments) "
+        "for slot in range(len(one.partials)) if first + slot)",
     ),
     "a range of the sum is left out": Mutation(
         "worker.reduce.exchange",
