@@ -94,10 +94,10 @@ async def measure(
             "workers": {"min": workers, "max": workers},
         }
     )
-    shape = Replica.load(spec, capacity=workers).facts.shape
     run = await cluster.launch(Job("recovery", spec, create_time=0.0), workers, directory)
     while not any(isinstance(report, RunStarted) for report in (await run.news()).reports):
         pass
+    shape = Replica.load(spec, capacity=run.capacity).facts.shape
     control = Segment.attach(Path(*glob(cluster.segment_pattern)), shape).control
     watch = Stopwatch(run, control)
     news = asyncio.create_task(watch.take_in_news())
