@@ -39,9 +39,10 @@ def kinds(text: Path) -> list[JobSpec]:
     ]
 
 
-def digest_of(spec: JobSpec) -> str:
-    """The weights in the end, from one process that nobody disturbs: no service, no Ray."""
-    path, steps = DIRECTORY / f"backprop-undisturbed-{os.getpid()}", spec.training.max_steps
+def digest_of(spec: JobSpec, steps: int | None = None) -> str:
+    """The weights after so many steps, or in the end, from one process that nobody disturbs: no service, no Ray."""
+    path = DIRECTORY / f"backprop-undisturbed-{os.getpid()}"
+    steps = spec.training.max_steps if steps is None else steps
     replica = Replica.load(spec, capacity=1)
     replica.create_segment(path, "/nonexistent")
     replica.join(path, 0)

@@ -18,9 +18,8 @@ from service.jobs import CheckpointSaved, Job, StateReason, WorkerLost, WorkersC
 from service.local_cluster import open_local_cluster
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted
 from tests import failpoints
-from worker.checkpoint import weights_digest
-from worker.plan import even_plan
-from worker.reduce.segment import DIRECTORY, Control, Segment
+from tests.chaos.jobs import digest_of
+from worker.reduce.segment import Control, Segment
 from worker.replica import Replica
 from worker.spec import JobSpec, parse_spec
 
@@ -65,20 +64,6 @@ def spec_of(*, max_steps: int = 1_000_000, shards: int = 6, **workers: int) -> J
             "workers": {"min": 1, "max": 3} | workers,
         }
     )
-
-
-def reference_digest(spec: JobSpec, step: int) -> str:
-    """The weights after so many steps in one process that nobody disturbs."""
-    path = DIRECTORY / f"backprop-reference-{os.getpid()}"
-    replica = Replica.load(spec, capacity=1)
-    replica.create_segment(path, "/nonexistent")
-    replica.join(path, 0)
-    segment = Segment.attach(path, replica.facts.shape)
-    path.unlink()
-    replica.run(step, even_plan([0], num_shards=spec.training.shards, epoch=segment.control.open_plan()))
-    digest = weights_digest(segment.weights(step))
-    segment.close()
-    return digest
 
 
 def idle_or_busy_workers() -> set[int]:
@@ -135,7 +120,7 @@ class Trial:
         await self.until(lambda: self.of(RunPaused))
         await self.run.close()
         saved = [report for report in self.reports if isinstance(report, CheckpointSaved)][-1]
-        assert saved.weights_digest == await asyncio.to_thread(reference_digest, self.spec, saved.step), saved.step
+        assert saved.weights_digest == await asyncio.to_thread(digest_of, self.spec, saved.step), saved.step
 
 
 async def begin(cluster: RayCluster, spec: JobSpec, directory: Path, *, workers: int) -> Trial:

@@ -163,7 +163,7 @@ def pack_left(unit: int, a: int, row_step: int, deep_step: int, rows: int, depth
         for k in range(whole):
             _copy_lanes(a + k * deep_step, to + k * LEFT_STEP)
         for k in range(whole, depth):
-            _copy_float32(a + k * deep_step, to + k * LEFT_STEP, rows)
+            copy_floats(a + k * deep_step, to + k * LEFT_STEP, rows)
 
 
 @compiled
@@ -183,7 +183,7 @@ def pack_right(
             _copy_lanes(b + k * deep_step + LANE_BYTES, to + k * RIGHT_STEP + LANE_BYTES)
     else:
         for k in range(depth):
-            _copy_float32(b + k * deep_step, to + k * RIGHT_STEP, columns)
+            copy_floats(b + k * deep_step, to + k * RIGHT_STEP, columns)
 
 
 @compiled
@@ -197,7 +197,8 @@ def _turn_float32(source: int, step: int, rows: int, depth: int, to: int, to_ste
 
 
 @compiled
-def _copy_float32(source: int, to: int, count: int) -> None:
+def copy_floats(source: int, to: int, count: int) -> None:
+    """Copy a run of floats."""
     for i in range(count):
         put_float(to + i * FLOAT_BYTES, float_at(source + i * FLOAT_BYTES))
 

@@ -16,7 +16,7 @@ import numpy as np
 from worker.autodiff.kernels import operands, strips
 from worker.autodiff.kernels.approximations import ZERO
 from worker.autodiff.kernels.compilation import compiled
-from worker.autodiff.kernels.intrinsics import float_at, put_float
+from worker.autodiff.kernels.intrinsics import put_float
 from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes
 from worker.autodiff.kernels.strips import ROWS_BFLOAT16, WIDTH
 
@@ -149,21 +149,15 @@ def copy_windows(x: Array, at: Geometry, first: int, count: int, windows: Array)
             if h < 0 or h >= height:
                 _clear(to, kernel_width * channels)
             elif is_run:
-                _copy(sample + h * row_bytes + left * pixel_bytes, to, kernel_width * channels)
+                strips.copy_floats(sample + h * row_bytes + left * pixel_bytes, to, kernel_width * channels)
             else:
                 for j in range(kernel_width):
                     w = left + j * dilation_width
                     if w < 0 or w >= width:
                         _clear(to + j * pixel_bytes, channels)
                     else:
-                        _copy(sample + h * row_bytes + w * pixel_bytes, to + j * pixel_bytes, channels)
+                        strips.copy_floats(sample + h * row_bytes + w * pixel_bytes, to + j * pixel_bytes, channels)
             to += kernel_width * pixel_bytes
-
-
-@compiled
-def _copy(source: int, to: int, count: int) -> None:
-    for i in range(count):
-        put_float(to + i * FLOAT_BYTES, float_at(source + i * FLOAT_BYTES))
 
 
 @compiled
