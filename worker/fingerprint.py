@@ -20,10 +20,11 @@ import numba
 import numpy as np
 
 from worker.autodiff.kernels import strips
+from worker.autodiff.kernels.compilation import WIDE_VECTORS, target_features
 
 Fingerprint = Mapping[str, Any]
 
-CORE = 1
+CORE = 2
 """Raised by every change of ours that moves the bits of a job that is under way."""
 
 
@@ -39,12 +40,13 @@ def fingerprint() -> Fingerprint:
         "numpy": np.__version__,
         "numpy_simd": sorted(name for name, found in simd.items() if found),
         "blas": blas(),
+        "float32": strips.NAMES[strips.SINGLE],
         "bfloat16": strips.NAMES[strips.BFLOAT16],
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
         "llvm": ".".join(map(str, llvm.llvm_version_info)),
         "llvm_cpu": config.CPU_NAME or llvm.get_host_cpu_name(),
-        "llvm_features": _features(config.CPU_FEATURES),
+        "llvm_features": [name for name in target_features() if name.startswith("+") or name == WIDE_VECTORS],
     }
 
 
@@ -89,9 +91,3 @@ def _loaded(name: str) -> list[Path]:
     lines = Path("/proc/self/maps").read_text().splitlines()
     paths = {line.split(maxsplit=5)[5] for line in lines if name in os.path.basename(line)}
     return [Path(path) for path in sorted(paths, key=lambda path: ("numpy" not in path, path)) if ".so" in path]
-
-
-def _features(asked_for: str | None) -> list[str]:
-    """The instruction sets that numba compiles for."""
-    text: str = llvm.get_host_cpu_features().flatten() if asked_for is None else asked_for
-    return sorted(word.removeprefix("+") for word in text.split(",") if word.startswith("+"))

@@ -8,6 +8,7 @@ a pair is two numbers that stand behind one another along the dimension that is 
     right operand   block[p][j] = (b[2p, j], b[2p+1, j])        32 numbers deep, 16 columns
 
 Blocks come in pairs: 32 rows, or 32 columns, of which the second half may be missing. Pairs stand behind one another.
+Which two numbers are a pair is open, as long as both operands agree: `slices` pairs others.
 A sum's bits depend on the depth and on the unit, not on the tile that it is in. All addresses and steps are in bytes.
 """
 
@@ -91,11 +92,13 @@ def release(_: Any) -> Any:
     return void(), generate
 
 
-def make_amx_tile(rows: int, columns: int) -> Kernel:
+def make_amx_tile(rows: int, columns: int, terms: Sequence[tuple[int, int]] = ((0, 0),)) -> Kernel:
     """tile(depth, a, b, init, init_step, c, c_step): c = init + a @ b, for `depth` pairs of blocks of each operand.
 
-    c has `rows` x `columns` tiles, each 1 or 2. The rows of init and c are init_step and c_step apart.
+    c has `rows` x `columns` tiles, each 1 or 2. The rows of init and c are init_step and c_step apart. Operands that
+    are sums of slices have a pair of blocks for each; `terms` says which slices are multiplied, in this order.
     """
+    num_slices = 1 + max(slice for term in terms for slice in term)
 
     @intrinsic
     def tile(_: Any, depth: Any, a: Any, b: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
@@ -113,13 +116,17 @@ def make_amx_tile(rows: int, columns: int) -> Kernel:
                     builder.call(how, [_register(2 * i + j), pointer_to(builder, row, BYTE, ROW_BYTES * j), step])
 
             def block(_: Any, carried: Sequence[Any]) -> list[Any]:
-                for first, count, start in ((4, rows, carried[0]), (6, columns, carried[1])):
-                    for i in range(count):
-                        at = pointer_to(builder, start, BYTE, BLOCK_BYTES * i)
-                        builder.call(load, [_register(first + i), at, long(ROW_BYTES)])
-                for i, j in tiles:
-                    builder.call(multiply, [_register(2 * i + j), _register(4 + i), _register(6 + j)])
-                return [builder.add(start, long(2 * BLOCK_BYTES)) for start in carried]
+                operands = (4, rows, carried[0]), (6, columns, carried[1])
+                loaded = [-1, -1]
+                for term in terms:
+                    for side, (first, count, start) in enumerate(operands):
+                        for i in range(count if term[side] != loaded[side] else 0):
+                            at = pointer_to(builder, start, BYTE, BLOCK_BYTES * (2 * term[side] + i))
+                            builder.call(load, [_register(first + i), at, long(ROW_BYTES)])
+                    loaded = [*term]
+                    for i, j in tiles:
+                        builder.call(multiply, [_register(2 * i + j), _register(4 + i), _register(6 + j)])
+                return [builder.add(start, long(2 * num_slices * BLOCK_BYTES)) for start in carried]
 
             moved(load, init, init_step)
             repeat(builder, depth, [a, b], block)

@@ -28,7 +28,7 @@ def is_possible(query: Array, key: Array, value: Array, is_causal: bool) -> bool
     """Whether arrays (B, H, T or S, E or V) are such as `forward` and `backward` take."""
     arrays = query, key, value
     is_plain = all(x.ndim == 4 and x.dtype == np.float32 and x.strides[-1] == FLOAT_BYTES and x.size for x in arrays)
-    return is_plain and strips.AVAILABLE and (not is_causal or query.shape[-2] == key.shape[-2])
+    return is_plain and strips.FLOAT32 in strips.UNITS and (not is_causal or query.shape[-2] == key.shape[-2])
 
 
 def forward(
@@ -103,7 +103,7 @@ def _place(x: Array) -> Place:
 
 
 def _workspace(num_floats: int) -> Bytes:
-    return operands.memory(strips.FIXED_BYTES + num_floats * FLOAT_BYTES + strips.SLACK_BYTES)
+    return operands.memory(strips.FIXED_BYTES + num_floats * strips.NUMBER_BYTES + strips.SLACK_BYTES)
 
 
 @compiled
@@ -257,26 +257,22 @@ def _backward(
 def softmax_rows(scores: Array, scale: np.float32, first: int, last: int, end: int, is_causal: bool) -> None:
     """Replace rows first.. of scores (T, S) by softmax(scores * scale) over columns 0..end-1; rows of -Inf: zeros."""
     for t in range(first, last):
-        row = scores[t, :end]
+        seen = min(t + 1, end) if is_causal else end
+        row = scores[t, :seen]
         largest = LOWEST
-        if is_causal:
-            for s in range(end):
-                row[s] = row[s] * scale if s <= t else LOWEST
-                largest = maximum(largest, row[s])
-        else:
-            for s in range(end):
-                row[s] *= scale
-                largest = maximum(largest, row[s])
+        for s in range(seen):
+            largest = maximum(largest, row[s] * scale)
         if largest == LOWEST:
             largest = ZERO
         total = ZERO
-        for s in range(end):
-            e = exp(row[s] - largest)
+        for s in range(seen):
+            e = exp(row[s] * scale - largest)
             row[s] = e
             total += e
         share = ZERO if total == ZERO else ONE / total
-        for s in range(end):
+        for s in range(seen):
             row[s] *= share
+        scores[t, seen:end] = ZERO
 
 
 @compiled_sum

@@ -17,7 +17,7 @@ from worker.autodiff.precision import current
 
 Array = NDArray[Any]
 
-MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16
+MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16  # of float32 matrices that are worth packing
 
 
 def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
@@ -29,7 +29,7 @@ def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = No
     a, b = single(a), single(b)
     if a.dtype == b.dtype == np.float32:
         unit = tile_unit()
-        if unit is not None and (unit != strips.FLOAT32 or _is_for_tiles(a, b)):
+        if unit is not None and _is_for_tiles(unit, a, b):
             return products.product(unit, a, b, out, bias)
         if current.get() == "bf16":
             a, b = round_bfloat16(a), round_bfloat16(b)
@@ -43,7 +43,7 @@ def tile_unit() -> int | None:
     """What computes tiles of float32 arrays in the current precision, one of strips' units; None: nothing does."""
     if current.get() == "bf16":
         return strips.BFLOAT16
-    return strips.FLOAT32 if strips.AVAILABLE else None
+    return strips.SINGLE
 
 
 def add_bias(y: Array, bias: Array) -> None:
@@ -54,7 +54,12 @@ def add_bias(y: Array, bias: Array) -> None:
         y += bias
 
 
-def _is_for_tiles(a: Array, b: Array) -> bool:
-    """Whether float32 tiles are faster than BLAS: for batches of matrices that are not too small to be packed."""
-    is_batch = a.ndim > 2 or b.ndim > 2
-    return is_batch and a.shape[-2] >= MIN_ROWS and b.shape[-1] >= MIN_COLUMNS and a.shape[-1] >= MIN_DEPTH
+def _is_for_tiles(unit: int, a: Array, b: Array) -> bool:
+    """Whether a unit is to compute a product: it has to where BLAS would not round, elsewhere where it is faster.
+
+    FLOAT32 is for batches alone; small matrices are not worth packing.
+    """
+    if unit == strips.BFLOAT16:
+        return True
+    is_small = a.shape[-2] < MIN_ROWS or b.shape[-1] < MIN_COLUMNS or a.shape[-1] < MIN_DEPTH
+    return not is_small and (unit != strips.FLOAT32 or a.ndim > 2 or b.ndim > 2)

@@ -1,8 +1,8 @@
 """Products of float32 matrices, in float32 or with operands rounded to bfloat16, out of strips and tiles.
 
-The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass the right operand
-is packed whole and the left one in chunks of strips; then tiles of the result are computed, strip after strip, over so
-many columns that their part of the right operand stays in the second-level cache.
+The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass a large chunk of
+the left operand is packed, then so much of the right one as stays in the second-level cache; strip after strip of the
+chunk goes over these columns, before the next ones are packed.
 
 Shapes: M rows, N columns, K the dimension summed over. Addresses and steps are in bytes, the rest counts elements.
 """
@@ -21,8 +21,9 @@ from worker.autodiff.kernels.strips import FLOAT32, WIDTH
 # first-level cache; AMX is fast enough from the second.
 PASS_FLOAT32, PASS_BFLOAT16 = 384, 2048
 ALIGNMENT = 32  # passes begin at multiples of it
-LEFT_BYTES = 1 << 18  # of a packed chunk of strips of rows
-REACH_BYTES = 1 << 19  # of the packed columns that a strip of rows goes over
+PART = 64  # of the depth that is packed for all strips in turn, where they lie side by side in the rows of a matrix
+LEFT_BYTES = 1 << 22  # of a packed chunk of strips of rows
+REACH_BYTES = 1 << 20  # of the packed columns that a strip of rows goes over
 
 
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
@@ -36,16 +37,17 @@ def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array
 def _loop_on(unit: int) -> operands.Loop:
     def loop(outer_batch: int, inner_batch: int, rows: int, columns: int, depth: int, *places: int) -> None:
         size = min(depth, PASS_FLOAT32 if unit == FLOAT32 else PASS_BFLOAT16) + ALIGNMENT
-        padded = columns + 2 * WIDTH
-        right = padded * size * FLOAT_BYTES
-        left = min((rows + WIDTH) * size * FLOAT_BYTES, LEFT_BYTES + 2 * WIDTH * size * FLOAT_BYTES)
-        needed = strips.FIXED_BYTES + padded * FLOAT_BYTES + left + right + strips.SLACK_BYTES
+        strip = WIDTH * size * strips.NUMBER_BYTES
+        left = min((rows + WIDTH) * size * strips.NUMBER_BYTES, LEFT_BYTES + 2 * strip)
+        right = min((columns + WIDTH) * size * strips.NUMBER_BYTES, REACH_BYTES + 2 * strip)
+        first_row = (columns + 2 * WIDTH) * FLOAT_BYTES
+        needed = strips.FIXED_BYTES + first_row + left + right + strips.SLACK_BYTES
         _product(unit, outer_batch, inner_batch, rows, columns, depth, *places, operands.memory(needed))
 
     return loop
 
 
-_LOOPS = [_loop_on(unit) for unit in (FLOAT32, strips.AVX512_BF16, strips.AMX)]
+_LOOPS = [_loop_on(unit) for unit in (FLOAT32, strips.AVX512_BF16, strips.AMX, strips.AMX_FLOAT32)]
 
 
 @compiled
@@ -131,23 +133,30 @@ def _pass(
 ) -> None:
     """c = first_row + a @ b; without a first row, c += a @ b."""
     left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
-    for j in range(0, columns, WIDTH):
-        to = packed + j // WIDTH * right_bytes
-        strips.pack_right(unit, b + j * b_column, b_column, b_deep, min(WIDTH, columns - j), depth, to, base)
-    left = packed + (columns + WIDTH - 1) // WIDTH * right_bytes
     num_strips = strips.num_strips(unit, rows)
     chunk = max(LEFT_BYTES // left_bytes, 1)
     reach = max(REACH_BYTES // right_bytes, 1) * WIDTH
+    left = packed + min(reach // WIDTH, (columns + WIDTH - 1) // WIDTH) * right_bytes
+    a_part, b_part = _part(a_deep, depth), _part(b_deep, depth)
     for top in range(0, num_strips, chunk):
         end = min(top + chunk, num_strips)
-        for strip in range(top, end):
-            first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
-            to = left + (strip - top) * left_bytes
-            strips.pack_left(unit, a + first * a_row, a_row, a_deep, last - first, depth, to, base)
-        for side in range(0, columns, reach):
+        for k in range(0, depth, a_part):
+            deep = min(a_part, depth - k)
             for strip in range(top, end):
                 first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
-                for j in range(side, min(side + reach, columns), WIDTH):
+                to = left + (strip - top) * left_bytes + strips.left_bytes(unit, k)
+                strips.pack_left(unit, a + first * a_row + k * a_deep, a_row, a_deep, last - first, deep, to, base)
+        for side in range(0, columns, reach):
+            beyond = min(side + reach, columns)
+            for k in range(0, depth, b_part):
+                deep = min(b_part, depth - k)
+                for j in range(side, beyond, WIDTH):
+                    to = packed + (j - side) // WIDTH * right_bytes + strips.right_bytes(unit, k)
+                    count = min(WIDTH, columns - j)
+                    strips.pack_right(unit, b + j * b_column + k * b_deep, b_column, b_deep, count, deep, to, base)
+            for strip in range(top, end):
+                first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
+                for j in range(side, beyond, WIDTH):
                     at = c + first * c_row + j * FLOAT_BYTES
                     init, init_step = at, c_row
                     if first_row:
@@ -159,10 +168,16 @@ def _pass(
                         min(WIDTH, columns - j),
                         depth,
                         left + (strip - top) * left_bytes,
-                        packed + j // WIDTH * right_bytes,
+                        packed + (j - side) // WIDTH * right_bytes,
                         init,
                         init_step,
                         at,
                         c_row,
                         base,
                     )
+
+
+@compiled
+def _part(deep_step: int, depth: int) -> int:
+    """How much of the depth is packed strip by strip, so that memory is read front to back."""
+    return depth if deep_step == FLOAT_BYTES else PART

@@ -2,7 +2,8 @@
 
 A product is made of strips: some rows of the left operand, WIDTH columns of the right one, each packed so that a tile
 of the result reads both front to back. The units: FLOAT32 multiplies vectors of float32 (AVX-512), AVX512_BF16 and AMX
-multiply numbers that are rounded to bfloat16 as they are packed. Sums are always float32.
+multiply numbers that are rounded to bfloat16 as they are packed, AMX_FLOAT32 those cut into slices that lose nothing.
+Sums are always float32.
 
 A sum's bits depend on the unit and on the depth, the number of products that it adds up; neither on the tile that it is
 in nor on where the arrays lie. All functions take addresses and steps in bytes; other sizes count elements.
@@ -15,7 +16,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels import bfloat16_tiles, tiles
+from worker.autodiff.kernels import bfloat16_tiles, slices, tiles
 from worker.autodiff.kernels.approximations import ZERO
 from worker.autodiff.kernels.bfloat16_tiles import BLOCK_BYTES, DEPTH, LANES, ROW_BYTES
 from worker.autodiff.kernels.codegen import FLOAT, long, pointer_to, transposed
@@ -23,17 +24,25 @@ from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.intrinsics import float_at, intrinsic, put_float
 from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes
 
-FLOAT32, AVX512_BF16, AMX = 0, 1, 2
-AVAILABLE = tiles.LANES == LANES  # whether FLOAT32 is: AVX-512
-# The unit for products of bfloat16; None where there is none.
-BFLOAT16 = AMX if bfloat16_tiles.HAS_AMX else AVX512_BF16 if bfloat16_tiles.HAS_AVX else None
-NAMES = {FLOAT32: "float32", AVX512_BF16: "avx512_bf16", AMX: "amx", None: "none"}
+FLOAT32, AVX512_BF16, AMX, AMX_FLOAT32 = 0, 1, 2, 3
+NAMES = {FLOAT32: "float32", AVX512_BF16: "avx512_bf16", AMX: "amx", AMX_FLOAT32: "amx_float32", None: "none"}
+_HAS = {
+    FLOAT32: tiles.LANES == LANES,  # AVX-512
+    AVX512_BF16: bfloat16_tiles.HAS_AVX,
+    AMX: bfloat16_tiles.HAS_AMX,
+    AMX_FLOAT32: bfloat16_tiles.HAS_AMX,
+}
+UNITS = tuple(unit for unit, is_there in _HAS.items() if is_there)  # that this CPU has
+# The fastest for products of float32 and of bfloat16; None where there is none.
+SINGLE = next((unit for unit in (AMX_FLOAT32, FLOAT32) if unit in UNITS), None)
+BFLOAT16 = next((unit for unit in (AMX, AVX512_BF16) if unit in UNITS), None)
 
 WIDTH = 32  # columns of a strip
 ROWS_FLOAT32, ROWS_BFLOAT16 = 14, 32  # rows of a strip, at most
 LEFT_STEP, RIGHT_STEP = ROWS_FLOAT32 * FLOAT_BYTES, WIDTH * FLOAT_BYTES  # of one number along the depth, in float32
 LANE_BYTES = LANES * FLOAT_BYTES
 SLACK_BYTES = LANE_BYTES  # a vector is written whole, beyond what is meant
+NUMBER_BYTES = 6  # that a packed number takes, at most: three slices
 
 # A workspace begins with the shape of AMX's registers, a row of zeros, and room for a block and a tile that have edges.
 ZEROS = ROW_BYTES
@@ -83,6 +92,10 @@ _amx_11, _amx_12 = bfloat16_tiles.make_amx_tile(1, 1), bfloat16_tiles.make_amx_t
 _amx_21, _amx_22 = bfloat16_tiles.make_amx_tile(2, 1), bfloat16_tiles.make_amx_tile(2, 2)
 _along, _along_turned = bfloat16_tiles.make_pack(True, False), bfloat16_tiles.make_pack(True, True)
 _across, _across_turned = bfloat16_tiles.make_pack(False, False), bfloat16_tiles.make_pack(False, True)
+_sliced_11, _sliced_12 = (bfloat16_tiles.make_amx_tile(1, n, slices.TERMS) for n in (1, 2))
+_sliced_21, _sliced_22 = (bfloat16_tiles.make_amx_tile(2, n, slices.TERMS) for n in (1, 2))
+_slice_along, _slice_along_turned = slices.make_pack(True, False), slices.make_pack(True, True)
+_slice_across, _slice_across_turned = slices.make_pack(False, False), slices.make_pack(False, True)
 
 
 # --- Sizes ---
@@ -108,13 +121,18 @@ def strip_start(unit: int, strip: int, rows: int) -> int:
 @compiled
 def left_bytes(unit: int, depth: int) -> int:
     """Bytes of a packed strip of rows: how far behind its beginning the numbers from `depth` on lie."""
-    return LEFT_STEP * depth if unit == FLOAT32 else 2 * _blocks(depth) * BLOCK_BYTES
+    return LEFT_STEP * depth if unit == FLOAT32 else _num_slices(unit) * 2 * _blocks(depth) * BLOCK_BYTES
 
 
 @compiled
 def right_bytes(unit: int, depth: int) -> int:
     """Bytes of a packed strip of columns: how far behind its beginning the numbers from `depth` on lie."""
-    return RIGHT_STEP * depth if unit == FLOAT32 else 2 * _blocks(depth) * BLOCK_BYTES
+    return RIGHT_STEP * depth if unit == FLOAT32 else _num_slices(unit) * 2 * _blocks(depth) * BLOCK_BYTES
+
+
+@compiled
+def _num_slices(unit: int) -> int:
+    return slices.NUM_SLICES if unit == AMX_FLOAT32 else 1
 
 
 @compiled
@@ -131,7 +149,7 @@ def prepare(unit: int, memory: Bytes) -> int:
     base = (memory.ctypes.data + ROW_BYTES - 1) // ROW_BYTES * ROW_BYTES
     for i in range(FIXED_BYTES // FLOAT_BYTES):
         put_float(base + i * FLOAT_BYTES, ZERO)
-    if unit == AMX:
+    if unit >= AMX:
         at = base - memory.ctypes.data
         memory[at] = _PALETTE
         for register in range(_REGISTERS):
@@ -144,7 +162,7 @@ def prepare(unit: int, memory: Bytes) -> int:
 @compiled
 def finish(unit: int) -> None:
     """Give the unit back."""
-    if unit == AMX:
+    if unit >= AMX:
         _release()
 
 
@@ -155,7 +173,7 @@ def finish(unit: int) -> None:
 def pack_left(unit: int, a: int, row_step: int, deep_step: int, rows: int, depth: int, to: int, base: int) -> None:
     """Pack a strip of rows; row_step or deep_step is that of contiguous floats."""
     if unit != FLOAT32:
-        _pack_bfloat16(a, row_step, deep_step, rows, depth, deep_step != FLOAT_BYTES, to, base)
+        _pack_blocks(unit, a, row_step, deep_step, rows, depth, deep_step != FLOAT_BYTES, to, base)
     elif deep_step == FLOAT_BYTES:
         _turn_float32(a, row_step, rows, depth, to, LEFT_STEP)
     else:
@@ -172,7 +190,7 @@ def pack_right(
 ) -> None:
     """Pack a strip of columns; column_step or deep_step is that of contiguous floats."""
     if unit != FLOAT32:
-        _pack_bfloat16(b, column_step, deep_step, columns, depth, deep_step == FLOAT_BYTES, to, base)
+        _pack_blocks(unit, b, column_step, deep_step, columns, depth, deep_step == FLOAT_BYTES, to, base)
     elif deep_step == FLOAT_BYTES:
         for first in range(0, columns, LANES):
             count = min(LANES, columns - first)
@@ -204,28 +222,57 @@ def copy_floats(source: int, to: int, count: int) -> None:
 
 
 @compiled
-def _pack_bfloat16(
-    source: int, outer_step: int, deep_step: int, outer: int, depth: int, is_turned: bool, packed: int, base: int
+def _pack_blocks(
+    unit: int,
+    source: int,
+    outer_step: int,
+    deep_step: int,
+    outer: int,
+    depth: int,
+    is_turned: bool,
+    packed: int,
+    base: int,
 ) -> None:
-    """Round outer x depth floats and write them as pairs of blocks; edges hold zeros."""
+    """Round or slice outer x depth floats and write them as pairs of blocks; edges hold zeros."""
     is_along = deep_step == FLOAT_BYTES
-    step = outer_step if is_along else deep_step
+    step, pair = outer_step if is_along else deep_step, 2 * _num_slices(unit) * BLOCK_BYTES
     for i in range(0, outer, LANES):
         to = packed + i // LANES * BLOCK_BYTES
         for k in range(0, depth, DEPTH):
             at, at_step = source + i * outer_step + k * deep_step, step
             if outer - i < LANES or depth - k < DEPTH:
                 at, at_step = _with_edge(at, outer_step, deep_step, min(LANES, outer - i), min(DEPTH, depth - k), base)
-            if is_along:
-                if is_turned:
-                    _along_turned(at, at_step, to)
-                else:
-                    _along(at, at_step, to)
-            elif is_turned:
-                _across_turned(at, at_step, to)
+            if unit == AMX_FLOAT32:
+                _slice_block(at, at_step, is_along, is_turned, to)
             else:
-                _across(at, at_step, to)
-            to += 2 * BLOCK_BYTES
+                _round_block(at, at_step, is_along, is_turned, to)
+            to += pair
+
+
+@compiled
+def _round_block(source: int, step: int, is_along: bool, is_turned: bool, to: int) -> None:
+    if is_along:
+        if is_turned:
+            _along_turned(source, step, to)
+        else:
+            _along(source, step, to)
+    elif is_turned:
+        _across_turned(source, step, to)
+    else:
+        _across(source, step, to)
+
+
+@compiled
+def _slice_block(source: int, step: int, is_along: bool, is_turned: bool, to: int) -> None:
+    if is_along:
+        if is_turned:
+            _slice_along_turned(source, step, to)
+        else:
+            _slice_along(source, step, to)
+    elif is_turned:
+        _slice_across_turned(source, step, to)
+    else:
+        _slice_across(source, step, to)
 
 
 @compiled
@@ -285,6 +332,8 @@ def tile(
             tiles.pointer_at(out),
             out_step // FLOAT_BYTES,
         )
+    elif unit == AMX_FLOAT32:
+        _sliced_tile((rows + LANES - 1) // LANES, vectors, _blocks(depth), left, right, init, init_step, out, out_step)
     elif unit == AMX:
         _amx_tile((rows + LANES - 1) // LANES, vectors, _blocks(depth), left, right, init, init_step, out, out_step)
     else:
@@ -332,10 +381,27 @@ def _amx_blocks(
 
 
 @compiled
+def _sliced_blocks(
+    rows: int, columns: int, blocks: int, a: int, b: int, init: int, init_step: int, to: int, to_step: int
+) -> None:
+    """`rows` x `columns` tiles, 1 or 2 each."""
+    if rows == 2:
+        if columns == 2:
+            _sliced_22(blocks, a, b, init, init_step, to, to_step)
+        else:
+            _sliced_21(blocks, a, b, init, init_step, to, to_step)
+    elif columns == 2:
+        _sliced_12(blocks, a, b, init, init_step, to, to_step)
+    else:
+        _sliced_11(blocks, a, b, init, init_step, to, to_step)
+
+
+@compiled
 def _nothing(address: int = 0) -> None:
     """What a CPU without AMX does instead: no code for AMX may be generated for it."""
 
 
 _amx_tile = _amx_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
+_sliced_tile = _sliced_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
 _configure = bfloat16_tiles.configure if bfloat16_tiles.HAS_AMX else _nothing
 _release = bfloat16_tiles.release if bfloat16_tiles.HAS_AMX else _nothing

@@ -1,0 +1,75 @@
+"""float32 numbers as sums of three slices, each a bfloat16, so that a unit for bfloat16 multiplies float32 matrices.
+
+A slice has 8 bits of a number's 24, and the three are the number, to the last bit. Of the nine products of slices six
+are computed (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
+computations", 2019): those left out are less than 2**-24 of the product together, below what rounding it to float32 can
+lose. Sums are float32, as in any other product of float32 matrices. What is too large for a bfloat16, beyond 3.39e38,
+and infinity become NaN; what is below 1e-38 counts as zero.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+
+from worker.autodiff.kernels.bfloat16_tiles import BLOCK_BYTES, LANES, ROW_BYTES, floats, pairs
+from worker.autodiff.kernels.codegen import INT, long, pointer_to, transposed
+from worker.autodiff.kernels.compilation import Kernel
+from worker.autodiff.kernels.intrinsics import intrinsic
+
+NUM_SLICES = 3
+# Slices of the left and the right operand, the coarsest first; in an order in which one of the two stays loaded.
+TERMS = ((0, 2), (0, 1), (1, 1), (1, 0), (0, 0), (2, 0))
+
+i64, void = types.int64, types.void
+
+
+def make_pack(along: bool, turned: bool) -> Kernel:
+    """pack(source, step, blocks): write 16 x 32 floats as a block of each slice, two blocks apart.
+
+    Rows, `along` and `turned` as for bfloat16_tiles.make_pack; but number p of a row is paired with number p + 16.
+    """
+
+    @intrinsic
+    def pack(_: Any, source: Any, step: Any, blocks: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            source, step, blocks = args
+
+            def load(row: int, offset: int = 0) -> Any:
+                start = builder.add(source, builder.mul(step, long(row)))
+                return builder.load(pointer_to(builder, start, floats, offset), align=4)
+
+            first = [load(i) for i in range(LANES)]
+            second = [load(i, ROW_BYTES) if along else load(i + LANES) for i in range(LANES)]
+            if turned:
+                first, second = list(transposed(builder, first)), list(transposed(builder, second))
+            for i, (left, right) in enumerate(zip(first, second, strict=True)):
+                halves = zip(_sliced(builder, left), _sliced(builder, right), strict=True)
+                for n, (low, high) in enumerate(halves):
+                    pair = builder.or_(builder.lshr(low, _all(16)), high)
+                    to = pointer_to(builder, blocks, pairs, 2 * BLOCK_BYTES * n + ROW_BYTES * i)
+                    builder.store(pair, to, align=ROW_BYTES)
+            return context.get_dummy_value()
+
+        return void(i64, i64, i64), generate
+
+    return pack
+
+
+def _sliced(builder: Any, x: Any) -> list[Any]:
+    """The bits of a vector's slices; each is the nearest to what those before it leave."""
+    slices = []
+    for n in range(NUM_SLICES):
+        bits = builder.bitcast(x, pairs)
+        if n < NUM_SLICES - 1:
+            bits = builder.add(bits, _all(1 << 15))
+        bits = builder.and_(bits, _all(-1 << 16))
+        slices.append(bits)
+        x = builder.fsub(x, builder.bitcast(bits, floats))
+    return slices
+
+
+def _all(number: int) -> Any:
+    return ir.Constant(pairs, [ir.Constant(INT, number)] * LANES)
