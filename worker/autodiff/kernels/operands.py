@@ -24,7 +24,7 @@ Loop = Callable[..., None]
 
 def multiply(loop: Loop, a: Array, b: Array, out: Array | None, bias: Array | None) -> Array:
     """a (..., M, K) @ b (..., K, N) + bias (N,), all float32, into `out` (..., M, N) where given, by this loop."""
-    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    leading = () if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
     if out is None:
         out = np.empty((*leading, rows, columns), np.float32)
@@ -59,14 +59,16 @@ def _packable(x: Array) -> Array:
 
 def _place(x: Array, outer: int, deep: int) -> tuple[int, int, int, int, int]:
     """Address, steps of the two dimensions of the batch, that of dimension `outer`, that of the one summed over."""
-    leading = [0 if size == 1 else step for size, step in zip(x.shape[:-2], x.strides[:-2], strict=True)]
     outer_step, deep_step = x.strides[outer], x.strides[deep]
     # Along a dimension of one element nobody steps: it is taken for the contiguous one where the other is not.
     if x.shape[outer] == 1:
         outer_step = FLOAT_BYTES
     elif x.shape[deep] == 1 and outer_step != FLOAT_BYTES:
         deep_step = FLOAT_BYTES
-    outermost, inner = (0, 0, *leading)[-2:]
+    if x.ndim == 2:
+        return address_of(x), 0, 0, outer_step, deep_step
+    leading = [0 if size == 1 else step for size, step in zip(x.shape[:-2], x.strides[:-2], strict=True)]
+    outermost, inner = (0, *leading)[-2:]
     return address_of(x), outermost, inner, outer_step, deep_step
 
 

@@ -1,8 +1,8 @@
 """Products of float32 matrices, in float32 or with operands rounded to bfloat16, out of strips and tiles.
 
-The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass a large chunk of
-the left operand is packed, then so much of the right one as stays in the second-level cache; strip after strip of the
-chunk goes over these columns, before the next ones are packed.
+The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass as much of the
+right operand is packed as stays in the second-level cache, and a large chunk of the left one; strip after strip of it
+goes over these columns, before the next ones are packed.
 
 Shapes: M rows, N columns, K the dimension summed over. Addresses and steps are in bytes, the rest counts elements.
 """
@@ -15,15 +15,15 @@ from worker.autodiff.kernels import operands, strips
 from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.intrinsics import float_at, put_float
 from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes
-from worker.autodiff.kernels.strips import FLOAT32, WIDTH
+from worker.autodiff.kernels.strips import WIDTH
 
-# Numbers along the dimension summed over in a pass, at most. A strip of float32 rows has 21 KB then and stays in the
-# first-level cache; AMX is fast enough from the second.
-PASS_FLOAT32, PASS_BFLOAT16 = 384, 2048
+# Numbers along the dimension summed over in a pass, at most, by unit. A strip of float32 rows has 21 KB then and stays
+# in the first-level cache; AMX is fast enough from the second.
+PASSES = (384, 1024, 1024, 512)
 ALIGNMENT = 32  # passes begin at multiples of it
 PART = 64  # of the depth that is packed for all strips in turn, where they lie side by side in the rows of a matrix
-LEFT_BYTES = 1 << 22  # of a packed chunk of strips of rows
-REACH_BYTES = 1 << 20  # of the packed columns that a strip of rows goes over
+# Of packed columns, which stay in the second-level cache, and of a chunk of packed rows, which is read through it.
+RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
 
 
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
@@ -36,10 +36,10 @@ def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array
 
 def _loop_on(unit: int) -> operands.Loop:
     def loop(outer_batch: int, inner_batch: int, rows: int, columns: int, depth: int, *places: int) -> None:
-        size = min(depth, PASS_FLOAT32 if unit == FLOAT32 else PASS_BFLOAT16) + ALIGNMENT
+        size = min(depth, PASSES[unit]) + ALIGNMENT
         strip = WIDTH * size * strips.NUMBER_BYTES
         left = min((rows + WIDTH) * size * strips.NUMBER_BYTES, LEFT_BYTES + 2 * strip)
-        right = min((columns + WIDTH) * size * strips.NUMBER_BYTES, REACH_BYTES + 2 * strip)
+        right = min((columns + WIDTH) * size * strips.NUMBER_BYTES, RIGHT_BYTES + 2 * strip)
         first_row = (columns + 2 * WIDTH) * FLOAT_BYTES
         needed = strips.FIXED_BYTES + first_row + left + right + strips.SLACK_BYTES
         _product(unit, outer_batch, inner_batch, rows, columns, depth, *places, operands.memory(needed))
@@ -47,7 +47,7 @@ def _loop_on(unit: int) -> operands.Loop:
     return loop
 
 
-_LOOPS = [_loop_on(unit) for unit in (FLOAT32, strips.AVX512_BF16, strips.AMX, strips.AMX_FLOAT32)]
+_LOOPS = [_loop_on(unit) for unit in range(len(PASSES))]
 
 
 @compiled
@@ -83,8 +83,7 @@ def _product(
         first_row, packed = packed, packed + (columns + WIDTH) // 16 * 16 * FLOAT_BYTES
         for j in range(columns):
             put_float(first_row + j * FLOAT_BYTES, float_at(bias + j * FLOAT_BYTES))
-    most = PASS_FLOAT32 if unit == FLOAT32 else PASS_BFLOAT16
-    num_passes = (depth + most - 1) // most
+    num_passes = (depth + PASSES[unit] - 1) // PASSES[unit]
     step = ((depth + num_passes - 1) // num_passes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     for i in range(outer_batch):
         for j in range(inner_batch):
@@ -135,25 +134,25 @@ def _pass(
     left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
     num_strips = strips.num_strips(unit, rows)
     chunk = max(LEFT_BYTES // left_bytes, 1)
-    reach = max(REACH_BYTES // right_bytes, 1) * WIDTH
+    reach = max(RIGHT_BYTES // right_bytes, 1) * WIDTH
     left = packed + min(reach // WIDTH, (columns + WIDTH - 1) // WIDTH) * right_bytes
     a_part, b_part = _part(a_deep, depth), _part(b_deep, depth)
-    for top in range(0, num_strips, chunk):
-        end = min(top + chunk, num_strips)
-        for k in range(0, depth, a_part):
-            deep = min(a_part, depth - k)
-            for strip in range(top, end):
-                first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
-                to = left + (strip - top) * left_bytes + strips.left_bytes(unit, k)
-                strips.pack_left(unit, a + first * a_row + k * a_deep, a_row, a_deep, last - first, deep, to, base)
-        for side in range(0, columns, reach):
-            beyond = min(side + reach, columns)
-            for k in range(0, depth, b_part):
-                deep = min(b_part, depth - k)
-                for j in range(side, beyond, WIDTH):
-                    to = packed + (j - side) // WIDTH * right_bytes + strips.right_bytes(unit, k)
-                    count = min(WIDTH, columns - j)
-                    strips.pack_right(unit, b + j * b_column + k * b_deep, b_column, b_deep, count, deep, to, base)
+    for side in range(0, columns, reach):
+        beyond = min(side + reach, columns)
+        for k in range(0, depth, b_part):
+            deep = min(b_part, depth - k)
+            for j in range(side, beyond, WIDTH):
+                to = packed + (j - side) // WIDTH * right_bytes + strips.right_bytes(unit, k)
+                count = min(WIDTH, columns - j)
+                strips.pack_right(unit, b + j * b_column + k * b_deep, b_column, b_deep, count, deep, to, base)
+        for top in range(0, num_strips, chunk):
+            end = min(top + chunk, num_strips)
+            for k in range(0, depth if side == 0 or num_strips > chunk else 0, a_part):
+                deep = min(a_part, depth - k)
+                for strip in range(top, end):
+                    first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
+                    to = left + (strip - top) * left_bytes + strips.left_bytes(unit, k)
+                    strips.pack_left(unit, a + first * a_row + k * a_deep, a_row, a_deep, last - first, deep, to, base)
             for strip in range(top, end):
                 first, last = strips.strip_start(unit, strip, rows), strips.strip_start(unit, strip + 1, rows)
                 for j in range(side, beyond, WIDTH):
