@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -26,55 +21,26 @@ from service.config import Address, Settings
 from service.fake_cluster import FakeCluster
 from service.limits import Patience
 from service.server import Endpoints, serve
+from tests.leftovers import belongs_to_others, described, left_behind, processes, wait_until_gone
 from worker.spec import JobSpec, parse_spec
 
-SHARED_MEMORY = Path("/dev/shm")
 SECONDS = 20.0  # how long a condition is waited for; nothing here takes a second
 ANYWHERE = Address("127.0.0.1", 0)
 HURRY = Patience(poll_seconds=0.001, cancel_seconds=0.05, first_retry_seconds=0.001, max_retry_seconds=0.001)
-MARK = f"BACKPROP_TESTS={os.getpid()}"  # in the environment of everything that these tests start
-HELPERS_OF_PYTHON = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
-
-os.environ["BACKPROP_TESTS"] = str(os.getpid())
 
 
-def left_behind() -> set[str]:
-    """Child processes, shared memory and temporary directories of ours that are there now."""
-    found = {str(path) for path in SHARED_MEMORY.glob("backprop-*")}
-    found |= {str(path) for path in Path(tempfile.gettempdir()).glob("backprop-*")}
-    for children in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # the thread has just ended
-            for process in children.read_text().split():
-                found |= {f"process {process}: {command}" for command in command_of(process)}
-    return found
-
-
-def command_of(process: str) -> Iterator[str]:
-    """The command line of a process, unless it is gone, or one that Python keeps for itself."""
-    with suppress(OSError):
-        command = Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        if not any(helper in command for helper in HELPERS_OF_PYTHON):
-            yield command
-
-
-def belongs_to_others(thing: str) -> bool:
-    """Whether a process that these tests did not start names this path: somebody else on this machine trains, too."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended, or is not ours to look at
-            arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if any(fnmatch(thing, argument) for argument in arguments):
-                return MARK.encode() not in (process / "environ").read_bytes()
-    return False
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_outlives_its_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = processes()
+    yield
+    wait_until_gone(lambda: described(processes() - before), request.node.name)
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     before = left_behind()
     yield
-    deadline = time.monotonic() + SECONDS
-    while left := {thing for thing in left_behind() - before if not belongs_to_others(thing)}:
-        assert time.monotonic() < deadline, f"the test has left something behind: {left}"
-        time.sleep(0.02)
+    wait_until_gone(lambda: {thing for thing in left_behind() - before if not belongs_to_others(thing)}, "the test")
 
 
 MakeSpec = Callable[..., JobSpec]

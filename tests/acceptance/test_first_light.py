@@ -17,7 +17,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import belongs_to_others, left_behind
+from tests.leftovers import belongs_to_others, left_behind
 
 pytestmark = pytest.mark.ray
 

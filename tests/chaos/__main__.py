@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.campaign import Campaign
-from tests.conftest import SECONDS, belongs_to_others, left_behind
+from tests.leftovers import END_SECONDS, belongs_to_others, left_behind
 
 
 def main() -> int:
@@ -21,7 +21,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         campaign = Campaign(Path(directory), jobs=options.jobs, kills=options.kills, seed=options.seed, say=say)
         tally = campaign.run()
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + END_SECONDS
     while left := {thing for thing in left_behind() if not belongs_to_others(thing)}:
         if time.monotonic() > deadline:
             break

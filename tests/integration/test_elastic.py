@@ -15,10 +15,10 @@ import pytest_asyncio
 
 from service.cluster import RayCluster
 from service.jobs import CheckpointSaved, Job, StateReason, WorkerLost, WorkersChanged, WorkerSlow
-from service.local_cluster import open_local_cluster
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted
 from tests import failpoints
 from tests.chaos.jobs import digest_of
+from tests.clusters import local_cluster
 from worker.reduce.segment import Control, Segment
 from worker.replica import Replica
 from worker.spec import JobSpec, parse_spec
@@ -29,28 +29,10 @@ SECONDS = 90.0
 STAGES = ("data", "forward", "backward", "reduce", "norm", "update", "commit", "wait", "evaluate", "idle")
 
 
-@pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("failpoints")
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(points: Path) -> AsyncIterator[RayCluster]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in failpoints.environment(points).items():
-            patch.setenv(name, value)
-        cluster = await open_local_cluster(worker_slots=4)
-    processes = psutil.Process().children(recursive=True)
-    yield cluster
-    await cluster.close()
-    assert not [process for process in processes if process.is_running()], "Ray processes were left"
-    assert not glob(cluster.segment_pattern), "shared memory was left"
-
-
-@pytest.fixture(autouse=True)
-def _no_failpoint_is_left(points: Path) -> None:
-    for path in points.iterdir():
-        path.unlink()
+    async with local_cluster(worker_slots=4, points=points) as cluster:
+        yield cluster
 
 
 def spec_of(*, max_steps: int = 1_000_000, shards: int = 6, **workers: int) -> JobSpec:

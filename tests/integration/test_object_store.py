@@ -27,8 +27,8 @@ from service.cluster import RayCluster
 from service.directories import JobDirectories
 from service.errors import StartError, Unavailable
 from service.jobs import CheckpointCorrupt, CheckpointSaved, Job, JobState
-from service.local_cluster import open_local_cluster
 from service.runs import RunLostError, RunStarted, RunSucceeded
+from tests.clusters import local_cluster
 from tests.integration.test_ray_training import Watcher, processes_named, train
 from tests.integration.test_ray_training import job as job_of
 from tests.unit.checkpoints import ORIGIN, TENSORS, save, state_of, tensors_of
@@ -344,10 +344,8 @@ def test_other_providers_urls_are_known(location: str, monkeypatch: pytest.Monke
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(server: str) -> AsyncIterator[RayCluster]:
-    policy = CheckpointPolicy(f"s3://{BUCKET}/jobs")
-    cluster = await open_local_cluster(worker_slots=2, policy=policy)
-    yield cluster
-    await cluster.close()
+    async with local_cluster(worker_slots=2, policy=CheckpointPolicy(f"s3://{BUCKET}/jobs")) as cluster:
+        yield cluster
 
 
 @pytest.mark.ray

@@ -25,8 +25,8 @@ from service.jobs import (
     StateReason,
     WorkerLost,
 )
-from service.local_cluster import open_local_cluster
 from service.runs import Report, Run, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
+from tests.clusters import local_cluster
 from tests.unit.checkpoints import rewrite_manifest
 from worker.checkpoint import WEIGHTS, name_of
 from worker.spec import parse_spec
@@ -38,12 +38,8 @@ SECONDS = 90.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[RayCluster]:
-    cluster = await open_local_cluster(worker_slots=4)
-    processes = psutil.Process().children(recursive=True)
-    yield cluster
-    await cluster.close()
-    assert not [process for process in processes if process.is_running()], "Ray processes were left"
-    assert not glob(cluster.segment_pattern), "shared memory was left"
+    async with local_cluster(worker_slots=4) as cluster:
+        yield cluster
 
 
 def job(max_steps: int = 120, **parts: object) -> Job:

@@ -3,10 +3,8 @@
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from glob import glob
 from pathlib import Path
 
-import psutil
 import pytest
 import pytest_asyncio
 
@@ -15,10 +13,10 @@ from service.dispatcher import Dispatcher
 from service.jobs import CheckpointSaved, JobState, WorkerLost, WorkersChanged
 from service.ledger import Ledger
 from service.limits import PATIENCE
-from service.local_cluster import open_local_cluster
 from service.metrics import Metrics
 from service.store import MemoryStore
 from tests import failpoints
+from tests.clusters import local_cluster
 from tests.unit.test_dispatcher import Bench
 from worker.spec import JobSpec, parse_spec
 
@@ -27,34 +25,22 @@ pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 SLOTS = 2
 
 
-@pytest.fixture(scope="module")
-def points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("failpoints")
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench(points: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in failpoints.environment(points).items():
-            patch.setenv(name, value)
-        cluster = await open_local_cluster(worker_slots=SLOTS)
-    processes = psutil.Process().children(recursive=True)
     directory, metrics, store = tmp_path_factory.mktemp("jobs"), Metrics(version="test"), MemoryStore()
     ledger = Ledger(store, metrics=metrics, clock=time.time)
-    dispatcher = Dispatcher(
-        ledger,
-        cluster,
-        directories=JobDirectories(directory),
-        metrics=metrics,
-        clock=time.time,
-        patience=replace(PATIENCE, poll_seconds=0.01),
-    )
-    await dispatcher.start()
-    yield Bench(dispatcher, ledger, store, cluster, metrics, directory, seconds=90.0, pause_seconds=0.01)
-    await dispatcher.close()
-    await cluster.close()
-    assert not [process for process in processes if process.is_running()], "Ray processes were left"
-    assert not glob(cluster.segment_pattern), "shared memory was left"
+    async with local_cluster(worker_slots=SLOTS, points=points) as cluster:
+        dispatcher = Dispatcher(
+            ledger,
+            cluster,
+            directories=JobDirectories(directory),
+            metrics=metrics,
+            clock=time.time,
+            patience=replace(PATIENCE, poll_seconds=0.01),
+        )
+        await dispatcher.start()
+        yield Bench(dispatcher, ledger, store, cluster, metrics, directory, seconds=90.0, pause_seconds=0.01)
+        await dispatcher.close()
 
 
 def spec_of(name: str = "job", *, low: int, high: int, **parts: object) -> JobSpec:

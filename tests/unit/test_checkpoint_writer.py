@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.conftest import MakeSpec
 from worker.checkpoint import newest
 from worker.checkpoint_store import LocalStore
 from worker.plan import Plan
-from worker.reduce.segment import Segment
+from worker.reduce.segment import DIRECTORY, Segment
 from worker.replica import Replica
 
 
@@ -40,7 +41,7 @@ class Job:
 
 @pytest.fixture
 def segment() -> Iterator[Path]:
-    path = Path("/dev/shm/backprop-test-writer")
+    path = DIRECTORY / f"backprop-test-{os.getpid()}"
     path.unlink(missing_ok=True)
     yield path
     path.unlink()
