@@ -6,14 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import pytest
+import ray
 
 from service.checkpoints import CheckpointPolicy
 from service.cluster import RayCluster
 from service.local_cluster import open_local_cluster
 from tests import failpoints
-from tests.leftovers import described, processes, wait_until_gone
+from tests.leftovers import END_SECONDS, described, processes, wait_until_gone
 
 
 @asynccontextmanager
@@ -30,7 +32,11 @@ async def local_cluster(
             patch.setenv(name, value)
         cluster = await open_local_cluster(worker_slots=worker_slots, policy=policy)
     came = processes() - before
+    node: Any = ray._private.worker._global_node
+    started = [info.process for infos in node.all_processes.values() for info in infos]
     yield cluster
     await cluster.close()
+    for process in started:  # Ray waits a second for those that it kills, too short on a busy machine
+        process.wait(END_SECONDS)
     wait_until_gone(lambda: described(one for one in came | processes() - before if one.is_running()), "Ray")
     assert not glob(cluster.segment_pattern), "shared memory was left"

@@ -55,10 +55,12 @@ def belongs_to_others(thing: str) -> bool:
 
 
 def names(process: Path, thing: str) -> bool:
-    """Whether a process, given its directory in /proc, has a path, or a pattern of it, in its command line."""
+    """Whether a process, given its directory in /proc, names a path, or a pattern of it, or maps it."""
     with suppress(OSError):  # it has just ended, or is not ours to look at
         arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        return any(thing in argument or fnmatch(thing, argument) for argument in arguments)
+        if any(thing in argument or fnmatch(thing, argument) for argument in arguments):
+            return True
+        return thing.startswith(str(SHARED_MEMORY)) and thing.encode() in (process / "maps").read_bytes()
     return False
 
 
