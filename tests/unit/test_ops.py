@@ -10,10 +10,8 @@ import pytest
 
 from tests.unit.operations import (
     BROADCAST,
-    LAYOUTS,
     TABLE,
     UNARY,
-    Array,
     Case,
     Op,
     cases_of,
@@ -113,10 +111,9 @@ OPS = [
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of([op for op in OPS if not op.has_kink])

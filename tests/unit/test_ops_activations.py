@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from tests.unit.operations import (
-    LAYOUTS,
     UNARY,
-    Array,
     Case,
     Op,
     cases_of,
@@ -89,10 +87,9 @@ KINKS = [0.0, -0.0, 0.1, 0.5, -0.5, 1.0, -1.0, 3.0, -3.0, 6.0, 20.0, 20.5, -20.0
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of([op for op in OPS if not op.has_kink])

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from tests.unit.operations import (
-    LAYOUTS,
-    Array,
     Case,
     Op,
     cases_of,
@@ -92,10 +90,9 @@ OPS = [
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # PyTorch's, about a copy it makes
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of([op for op in OPS if sum(np.prod(shape) for shape in op.cases[0]) < 500])

@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operations import (
-    LAYOUTS,
-    Array,
     Case,
     Op,
     cases_of,
@@ -114,10 +112,9 @@ OPS += [
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of(OPS)

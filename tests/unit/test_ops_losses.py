@@ -11,7 +11,6 @@ import pytest
 
 from tests.unit.operations import (
     BROADCAST,
-    LAYOUTS,
     UNARY,
     Array,
     Case,
@@ -192,10 +191,9 @@ OPS = [
 
 @pytest.mark.torch
 @pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")  # PyTorch's, of kl_div
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of([op for op in OPS if not op.has_kink and "mean" not in op.name])  # the mean of nothing is NaN

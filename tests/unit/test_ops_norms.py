@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.operations import LAYOUTS, Array, Case, Op, cases_of, check_against_differences, check_against_torch
+from tests.unit.operations import Array, Case, Op, cases_of, check_against_differences, check_against_torch
 from worker.autodiff import Tensor
 from worker.autodiff import functional as F
 from worker.nn import init
@@ -81,10 +81,9 @@ OPS = [
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of([op for op in OPS if "evaluation" not in op.name])

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.operations import (
-    LAYOUTS,
     TABLE,
     UNARY,
-    Array,
     Case,
     Op,
     cases_of,
@@ -204,10 +202,9 @@ OPS = [*VIEWS, *JOINING, *INDEXING]
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of(OPS)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from tests.unit.operations import (
-    LAYOUTS,
     Array,
     Case,
     Op,
@@ -173,10 +172,9 @@ OPS = [
 
 
 @pytest.mark.torch
-@LAYOUTS
 @cases_of(OPS)
-def test_value_and_gradients_are_pytorchs(op: Op, case: Case, layout: Callable[[Array], Array]) -> None:
-    check_against_torch(op, case, layout)
+def test_value_and_gradients_are_pytorchs(op: Op, case: Case) -> None:
+    check_against_torch(op, case)
 
 
 @cases_of(
