@@ -93,7 +93,7 @@ def test_one_cycle_goes_up_and_down() -> None:
         ),
         (schedules.OneCycle(total_steps=20, pct_start=0.0), lambda lr, o: lr.OneCycleLR(o, 1.0, 20, pct_start=0.0)),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),  # the same in every process
 )
 def test_schedule_is_pytorchs(schedule: schedules.Schedule, like: Callable[[Any, Any], Any]) -> None:
     torch = pytest.importorskip("torch")
