@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,7 +33,7 @@ from service.local_cluster import open_local_cluster
 from service.runs import Run, RunFailed, RunStarted
 from worker.reduce.segment import Control, Segment
 from worker.replica import Replica
-from worker.spec import parse_spec
+from worker.spec import JobSpec, parse_spec
 
 POLL_SECONDS = 0.0005
 PATIENCE_SECONDS = 60.0
@@ -95,18 +96,29 @@ async def measure(
         }
     )
     run = await cluster.launch(Job("recovery", spec, create_time=0.0), workers, directory)
+    try:
+        return await measure_run(run, spec, cluster.segment_pattern, workers=workers, kills=kills)
+    finally:
+        await run.close()
+
+
+async def measure_run(
+    run: Run, spec: JobSpec, segment_pattern: str, *, workers: int, kills: int
+) -> list[tuple[float, float, float]]:
+    """The same, of a run that has been launched."""
     while not any(isinstance(report, RunStarted) for report in (await run.news()).reports):
         pass
     shape = Replica.load(spec, capacity=run.capacity).facts.shape
-    control = Segment.attach(Path(*glob(cluster.segment_pattern)), shape).control
+    control = Segment.attach(Path(*glob(segment_pattern)), shape).control
     watch = Stopwatch(run, control)
     news = asyncio.create_task(watch.take_in_news())
     times = []
-    for _ in range(kills):
-        await asyncio.sleep(CALM_SECONDS)
-        times.append(await watch.kill(random.randrange(workers)))
-    news.cancel()
-    await run.close()
+    try:
+        for _ in range(kills):
+            await asyncio.sleep(CALM_SECONDS)
+            times.append(await watch.kill(random.randrange(workers)))
+    finally:
+        news.cancel()
     return times
 
 
@@ -121,6 +133,9 @@ async def main() -> None:
     if options.workers < 2:
         parser.error("--workers: expected at least 2: without survivors nobody goes on")
     cluster = await open_local_cluster(worker_slots=options.workers + (not options.no_spare))
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # after Ray has set a handler of its own
     try:
         with tempfile.TemporaryDirectory(prefix="backprop-recovery-") as directory:
             sizes = {"workers": options.workers, "kills": options.kills, "width": options.width}
@@ -134,4 +149,7 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
