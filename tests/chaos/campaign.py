@@ -18,7 +18,8 @@ import psutil
 
 from service.client import Client, ClientError
 from service.pb.backprop.v1 import job_pb2
-from tests.chaos.jobs import digest_of, kinds
+from tests.chaos.jobs import kinds
+from tests.undisturbed import digest_of
 from worker.spec import JobSpec
 
 SHARES = {"coordinator": 0.16, "service": 0.04}  # of the kills; all others are workers'. A service takes long to start

@@ -1,14 +1,9 @@
-"""The jobs of a campaign, and the weights that each must end with."""
+"""The jobs of a campaign."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from worker.checkpoint import weights_digest
-from worker.plan import even_plan
-from worker.reduce.segment import DIRECTORY, Segment
-from worker.replica import Replica
 from worker.spec import JobSpec, parse_spec
 
 SYNTHETIC = {"synthetic": {"samples": 5000, "features": 40, "outputs": 5}}
@@ -37,18 +32,3 @@ def kinds(text: Path) -> list[JobSpec]:
         kind("digits", {"mlp": {"hidden": [16]}}, {"digits": {}}, steps=800, shards=3),
         kind("momentum", {"mlp": {"hidden": [64]}}, SYNTHETIC, steps=800, shards=5, optimizer={"momentum": {}}),
     ]
-
-
-def digest_of(spec: JobSpec, steps: int | None = None) -> str:
-    """The weights after so many steps, or in the end, from one process that nobody disturbs: no service, no Ray."""
-    path = DIRECTORY / f"backprop-undisturbed-{os.getpid()}"
-    steps = spec.training.max_steps if steps is None else steps
-    replica = Replica.load(spec, capacity=1)
-    replica.create_segment(path, "/nonexistent")
-    replica.join(path, 0)
-    segment = Segment.attach(path, replica.facts.shape)
-    path.unlink()
-    replica.run(steps, even_plan([0], num_shards=spec.training.shards, epoch=segment.control.open_plan()))
-    digest = weights_digest(segment.weights(steps))
-    segment.close()
-    return digest

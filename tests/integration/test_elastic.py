@@ -17,8 +17,8 @@ from service.cluster import RayCluster
 from service.jobs import CheckpointSaved, Job, StateReason, WorkerLost, WorkersChanged, WorkerSlow
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted
 from tests import failpoints
-from tests.chaos.jobs import digest_of
 from tests.clusters import local_cluster
+from tests.undisturbed import digest_of
 from worker.reduce.segment import Control, Segment
 from worker.replica import Replica
 from worker.spec import JobSpec, parse_spec

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from service.membership import Team, decide
+from tests.undisturbed import digest_of
 from worker.checkpoint import weights_digest
 from worker.phases import PhaseClock
-from worker.plan import Plan, even_plan, shares_by_speed
+from worker.plan import Plan, shares_by_speed
 from worker.reduce.segment import DIRECTORY, Segment
 from worker.replica import LegEnd, Replica
 from worker.spec import JobSpec, parse_spec
@@ -131,18 +132,7 @@ def crew(path: Path, monkeypatch: pytest.MonkeyPatch) -> Crew:
 
 @pytest.fixture(scope="module")
 def undisturbed() -> str:
-    return undisturbed_digest(SPEC)
-
-
-def undisturbed_digest(spec: JobSpec) -> str:
-    path = DIRECTORY / f"backprop-undisturbed-{os.getpid()}"
-    replica = Replica.load(spec, capacity=1)
-    replica.create_segment(path, "/nonexistent")
-    replica.join(path, 0)
-    segment = Segment.attach(path, replica.facts.shape)
-    path.unlink()
-    replica.run(STEPS, even_plan([0], num_shards=SHARDS, epoch=segment.control.open_plan()))
-    return weights_digest(segment.weights(STEPS))
+    return digest_of(SPEC, STEPS)
 
 
 def dying(seat: int, stage: str, *, at: int) -> Hook:
@@ -171,7 +161,7 @@ def test_the_first_members_death_leaves_the_loss_scale_right(
     path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: str, stage: str
 ) -> None:
     """It writes the scale of the next step, beside that of this one."""
-    crew, expected = Crew(path, monkeypatch, HALF), undisturbed_digest(HALF)
+    crew, expected = Crew(path, monkeypatch, HALF), digest_of(HALF, STEPS)
     assert crew.train(deaths=dying(0, stage, at=8)) == 1
     assert crew.digest == expected != undisturbed
 
