@@ -7,12 +7,15 @@ import secrets
 from collections.abc import Callable
 
 from service import limits
+from service.checkpoints import checkpoints_at
+from service.directories import JobDirectories
 from service.dispatcher import Dispatcher
 from service.errors import FailedPrecondition, InvalidJob, InvalidRequest
 from service.jobs import Job
 from service.ledger import Ledger
 from service.records import spec_digest
 from service.runs import Cluster
+from service.start_checkpoint import StartCheckpoint, check_same_training, check_step, check_there
 from service.store import Request
 from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
@@ -36,33 +39,42 @@ class Admission:
         ledger: Ledger,
         cluster: Cluster,
         check_data: Callable[[JobSpec], None],
+        directories: JobDirectories,
         clock: Callable[[], float],
     ) -> None:
         self._dispatcher, self._ledger, self._cluster = dispatcher, ledger, cluster
-        self._check_data, self._clock = check_data, clock
+        self._check_data, self._directories, self._clock = check_data, directories, clock
         self._data_checks = asyncio.Semaphore(limits.MAX_DATA_CHECKS)
 
-    async def validate(self, spec: JobSpec) -> Job:
+    async def validate(self, spec: JobSpec, start: StartCheckpoint | None = None) -> Job:
         """The job that `spec` would become here, without an id; raises what `admit` would raise."""
-        await self._check(spec)
-        return Job("", spec, create_time=self._clock())
+        await self._check(spec, start)
+        return Job("", spec, create_time=self._clock(), start_checkpoint=start)
 
-    async def admit(self, spec: JobSpec, *, request_id: str = "") -> Job:
+    async def admit(self, spec: JobSpec, *, request_id: str = "", start: StartCheckpoint | None = None) -> Job:
         """A new job, on disk; or the one that this request_id made before."""
-        request = self._request(spec, request_id)
+        request = self._request(request_id, spec_digest(spec, start))
         if request is not None and (earlier := await self._ledger.find(request)) is not None:
             return earlier
-        await self._check(spec)
-        job = Job(new_job_id(spec.name), spec, create_time=self._clock())
+        await self._check(spec, start)
+        job = Job(new_job_id(spec.name), spec, create_time=self._clock(), start_checkpoint=start)
         return await self._dispatcher.submit(job, request=request)
 
-    def _request(self, spec: JobSpec, request_id: str) -> Request | None:
+    def _request(self, request_id: str, digest: str) -> Request | None:
         if len(request_id) > limits.MAX_REQUEST_ID_LENGTH:
             text = f"got {len(request_id)} characters, expected at most {limits.MAX_REQUEST_ID_LENGTH}"
             raise InvalidRequest([Violation("request_id", text)])
-        return Request(request_id, spec_digest(spec)) if request_id else None
+        return Request(request_id, digest) if request_id else None
 
-    async def _check(self, spec: JobSpec) -> None:
+    async def _check_start(self, spec: JobSpec, start: StartCheckpoint) -> None:
+        check_step(start)
+        source = await self._ledger.get(start.job_id)
+        await check_same_training(start, source.spec, spec)
+        check_there(start, await checkpoints_at(self._directories.checkpoints(source.job_id), verify=False))
+
+    async def _check(self, spec: JobSpec, start: StartCheckpoint | None) -> None:
+        if start is not None:
+            await self._check_start(spec, start)
         most = self._cluster.largest_node_slots
         if spec.workers.min > most:
             violation = Violation(

@@ -18,6 +18,7 @@ from service.convert import (
     job_to_proto,
     progress_to_proto,
     spec_from_proto,
+    start_from_proto,
     state_from_proto,
 )
 from service.directories import JobDirectories
@@ -54,9 +55,10 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
     async def CreateJob(self, request: pb.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Submits a job, or only checks it."""
         spec = spec_from_proto(request.spec)
+        start = start_from_proto(request.start_checkpoint) if request.HasField("start_checkpoint") else None
         if request.validate_only:
-            return job_to_proto(await self._admission.validate(spec))
-        return job_to_proto(await self._admission.admit(spec, request_id=request.request_id))
+            return job_to_proto(await self._admission.validate(spec, start))
+        return job_to_proto(await self._admission.admit(spec, request_id=request.request_id, start=start))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Context) -> job_pb2.Job:
         """One job as it stands now."""

@@ -84,12 +84,25 @@ class Client:
         except grpc.RpcError as error:
             raise client_error(error, self.address) from None
 
-    def create_job(self, spec: JobSpec, *, request_id: str = "", validate_only: bool = False) -> job_pb2.Job:
-        """Submits a job. Without a request_id one is made up, so that gRPC may safely repeat the call."""
+    def create_job(
+        self,
+        spec: JobSpec,
+        *,
+        request_id: str = "",
+        validate_only: bool = False,
+        start_checkpoint: job_pb2.StartCheckpoint | None = None,
+    ) -> job_pb2.Job:
+        """Submits a job. Without a request_id one is made up, so that gRPC may safely repeat the call.
+
+        With `start_checkpoint` it begins with that checkpoint of another job, which trains the same.
+        """
         from service.convert import spec_to_proto  # needs pydantic, which takes a while to load
 
         request = pb.CreateJobRequest(
-            spec=spec_to_proto(spec), request_id=request_id or str(uuid.uuid4()), validate_only=validate_only
+            spec=spec_to_proto(spec),
+            request_id=request_id or str(uuid.uuid4()),
+            validate_only=validate_only,
+            start_checkpoint=start_checkpoint,
         )
         with self._translated():
             return self._stub.CreateJob(request, timeout=limits.CREATE_SECONDS)

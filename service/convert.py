@@ -20,6 +20,7 @@ from service import jobs
 from service.errors import InvalidJob
 from service.pb.backprop.v1 import job_pb2, spec_pb2
 from service.records import spec_document
+from service.start_checkpoint import StartCheckpoint
 from worker.spec import JobSpec, parse_spec
 from worker.violations import SpecError, Violation
 
@@ -160,7 +161,18 @@ def job_to_proto(job: jobs.Job) -> job_pb2.Job:
         model_path=job.model_path,
         num_parameters=job.num_parameters,
         wanted_workers=job.max_workers,
+        start_checkpoint=None if job.start_checkpoint is None else start_to_proto(job.start_checkpoint),
     )
+
+
+def start_to_proto(start: StartCheckpoint) -> job_pb2.StartCheckpoint:
+    """The checkpoint that a job began with, as a message."""
+    return job_pb2.StartCheckpoint(job_id=start.job_id, step=start.step)
+
+
+def start_from_proto(message: job_pb2.StartCheckpoint) -> StartCheckpoint:
+    """The checkpoint that a job is to begin with."""
+    return StartCheckpoint(message.job_id, message.step)
 
 
 def evaluation_to_proto(evaluation: jobs.Evaluation) -> job_pb2.Evaluation:

@@ -70,7 +70,7 @@ class Dispatcher:
 
     async def start(self) -> None:
         """Takes up the jobs of the service's last life, and starts to plan."""
-        await self._directories.sweep()
+        await self._directories.sweep(self._ledger.knows)
         for job_id, live in list(self._ledger.live.items()):
             if live.job.state not in (JobState.QUEUED, JobState.PAUSED):
                 message = "the service was restarted; the job goes on from its newest checkpoint"
@@ -139,9 +139,21 @@ class Dispatcher:
                 f"{waiting} jobs are waiting already, expected less than {self._max_waiting_jobs}; try again later",
                 reason="QUEUE_FULL",
             )
-        stored = await self._ledger.create(job, request=request)
+        stored = await self._create(job, request)
         self._replan.set()
         return stored
+
+    async def _create(self, job: Job, request: Request | None) -> Job:
+        if job.start_checkpoint is None:
+            return await self._ledger.create(job, request=request)
+        stored = None
+        try:
+            await self._directories.prepare(job.job_id, job.start_checkpoint)
+            stored = await self._ledger.create(job, request=request)
+            return stored
+        finally:
+            if stored is None or stored.job_id != job.job_id:
+                await self._directories.discard(job.job_id)
 
     async def _change(self, job_id: str, call: Callable[[Job, bool], Outcome]) -> Job:
         """What a call makes of a job, which has a run or not; stored before it returns."""

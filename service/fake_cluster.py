@@ -124,8 +124,9 @@ class FakeRun:
 
     def _start(self) -> News:
         self._is_started = True
-        checkpoint = self._directory / CHECKPOINT
-        self._step = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        checkpoint, copies = self._directory / CHECKPOINT, self._directory.glob("checkpoints/step-*")
+        first = max((int(copy.name.removeprefix("step-")) for copy in copies), default=0)  # what it is to begin with
+        self._step = int(checkpoint.read_text()) if checkpoint.exists() else first
         return News((RunStarted(self._workers, NUM_PARAMETERS, self._step),), self._progress())
 
     def _reports(self, first: int) -> list[Report]:

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from service.start_checkpoint import StartCheckpoint
 from worker.spec import JobSpec
 
 
@@ -174,6 +175,7 @@ class Job:
     model_path: str = ""
     error: str = ""
     wanted_workers: int = 0
+    start_checkpoint: StartCheckpoint | None = None
 
     @property
     def max_workers(self) -> int:

@@ -83,6 +83,14 @@ class Ledger:
         live = self._live.get(job_id)
         return live.job if live is not None else await self._store.get(job_id)
 
+    async def knows(self, job_id: str) -> bool:
+        """Whether there is such a job."""
+        try:
+            await self.get(job_id)
+            return True
+        except NotFound:
+            return False
+
     async def page(self, *, states: Collection[JobState], before: int | None, size: int) -> Page:
         """Jobs, newest first; see JobStore.page."""
         page = await self._store.page(states=states, before=before, size=size)

@@ -30,6 +30,7 @@ from service.jobs import (
     WorkerSlow,
     WorkersWanted,
 )
+from service.start_checkpoint import StartCheckpoint
 from worker.spec import JobSpec, parse_spec
 
 HAPPENINGS: Mapping[str, type[Happening]] = {
@@ -47,6 +48,11 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "workers_wanted": WorkersWanted,
 }
 KINDS = {kind: name for name, kind in HAPPENINGS.items()}
+PARTS: Mapping[str, type[Progress | Evaluation | StartCheckpoint]] = {
+    "progress": Progress,
+    "evaluation": Evaluation,
+    "start_checkpoint": StartCheckpoint,
+}
 
 
 def spec_document(spec: JobSpec) -> dict[str, Any]:
@@ -54,34 +60,32 @@ def spec_document(spec: JobSpec) -> dict[str, Any]:
     return spec.model_dump(mode="json", exclude_none=True)
 
 
-def spec_digest(spec: JobSpec) -> str:
+def spec_digest(spec: JobSpec, start: StartCheckpoint | None = None) -> str:
     """sha256 of the canonical form of a spec: equal for jobs that ask for the same, however they are written."""
-    canonical = json.dumps(spec_document(spec), sort_keys=True, separators=(",", ":"))
+    asked = spec_document(spec) if start is None else {"spec": spec_document(spec), "start": asdict(start)}
+    canonical = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def dump_job(job: Job) -> str:
     """A job as JSON; a loss may be NaN, which JSON proper has no word for and Python's does."""
     document = {field.name: getattr(job, field.name) for field in fields(job)}
-    evaluation = None if job.evaluation is None else asdict(job.evaluation)
-    return json.dumps(
-        document | {"spec": spec_document(job.spec), "progress": asdict(job.progress), "evaluation": evaluation}
-    )
+    parts = {name: asdict(document[name]) for name in PARTS if document[name] is not None}
+    return json.dumps(document | {"spec": spec_document(job.spec)} | parts)
 
 
 def load_job(text: str) -> Job:
     """The job that `dump_job` wrote."""
     document = json.loads(text)
-    evaluation = document["evaluation"]
+    parts = {name: kind(**document[name]) for name, kind in PARTS.items() if document.get(name) is not None}
     return Job(
         **document
         | {
             "spec": parse_spec(document["spec"]),
             "state": JobState(document["state"]),
             "state_reason": StateReason(document["state_reason"]),
-            "progress": Progress(**document["progress"]),
-            "evaluation": None if evaluation is None else Evaluation(**evaluation),
         }
+        | parts
     )
 
 

@@ -114,7 +114,9 @@ async def serve(
         stack.push_async_callback(dispatcher.close)
         await dispatcher.start()
 
-        admission = Admission(dispatcher, ledger=ledger, cluster=cluster, check_data=data_check, clock=clock)
+        admission = Admission(
+            dispatcher, ledger=ledger, cluster=cluster, check_data=data_check, directories=directories, clock=clock
+        )
         api = TrainingService(
             admission,
             dispatcher=dispatcher,

@@ -34,6 +34,7 @@ class Verification:
     """Digests as they were, `expected` by step, and as they are found again. Changes with each `compare`."""
 
     expected: Mapping[int, str]
+    start: int = 0  # the step that both begin with
     compared: list[Compared] = field(default_factory=list)
 
     def compare(self, step: int, found: str) -> Compared | None:
@@ -63,8 +64,8 @@ class Verification:
 
     @property
     def agreed_until(self) -> int:
-        """The last step before that at which they were the same; 0 where there is none."""
-        return max((one.step for one in self.compared if one.is_equal), default=0)
+        """The last step before that at which they were the same; `start` where there is none."""
+        return max((one.step for one in self.compared if one.is_equal), default=self.start)
 
 
 def another_number_of_workers(spec: JobSpec) -> int:

@@ -219,6 +219,15 @@ def read(store: CheckpointStore, name: str, tensors: Tensors) -> tuple[TrainingS
         return state, Origin(manifest["spec_sha256"], manifest["data_sha256"], manifest["fingerprint"])
 
 
+def copy(source: CheckpointStore, target: CheckpointStore, step: int) -> None:
+    """Makes the checkpoint of a step visible in another store, too. Raises CorruptCheckpointError, OSError."""
+    name = name_of(step)
+    with _corruption():
+        manifest = source.read(name, MANIFEST)
+        files = dict(_files(_parse(manifest), partial(source.read, name)))
+    target.publish(name, files, manifest, lambda read: _check(read, manifest))
+
+
 @dataclass(frozen=True)
 class Listed:
     """A visible checkpoint as its manifest has it; `problem` says what is wrong with it, if anything.

@@ -200,6 +200,8 @@ def job_facts(job: job_pb2.Job, *, now: datetime) -> Iterator[tuple[str, str]]:
     if job.HasField("evaluation"):
         yield "evaluation", f"after step {job.evaluation.step}: {evaluation_text(job.evaluation)}"
     yield "submitted", local_time(job.create_time)
+    if job.HasField("start_checkpoint"):
+        yield "begins with", f"the checkpoint of step {job.start_checkpoint.step} of {job.start_checkpoint.job_id}"
     if (seconds := duration_of(job, now=now)) is not None:
         yield "started", f"{local_time(job.start_time)}, attempt {job.attempt}, {span(seconds)}"
     yield "workers", cost_text(job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,23 +23,44 @@ def verify(
     workers: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Train with N workers. [default: 1, or 2 if the job has 1]")
     ] = None,
-    steps: Annotated[int | None, typer.Option(metavar="K", min=1, help="Compare the first K steps only.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            min=1,
+            help="Compare K steps only. [default: all, or with --from-step up to the next checkpoint]",
+        ),
+    ] = None,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Begin with the job's newest checkpoint up to step N. Then K is counted from there.",
+        ),
+    ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Do not delete the second job when the weights agree.")] = False,
     output: Output = OutputFormat.TEXT,
     address: Address = DEFAULT_ADDRESS,
 ) -> None:
     """Train a job again with another number of workers, and compare the weights at every checkpoint.
 
+    With --from-step only a part of it is trained, from a checkpoint that is still there.
+
     Ends with 0 when they are the same to the last bit, with 1 when they are not.
     """
+    from service.verification import Verification
+
     with connect(address) as client:
         first = client.find_job(job)
-        expected = saved_digests(client, first, until=steps)
-        second = submit_again(client, first, workers, expected)
+        start = 0 if from_step is None else start_of(client, first, from_step)
+        expected = chosen(saved_digests(client, first), start, steps, only_next=from_step is not None)
+        second = submit_again(client, first, workers, expected, start=start)
         is_text = output is OutputFormat.TEXT
         if is_text:
-            say(f"training {first.job_id} again with {workers_of(second)}: {second.job_id}")
-        verification = follow(client, second, expected, is_text=is_text)
+            begins = f" from step {start} on" if start else ""
+            say(f"training {first.job_id} again{begins} with {workers_of(second)}: {second.job_id}")
+        verification = follow(client, second, Verification(expected, start), is_text=is_text)
         if verification.is_equal and not keep:
             client.delete_job(second.job_id)
     if is_text:
@@ -48,7 +70,19 @@ def verify(
     raise typer.Exit(ExitCode.DONE if verification.is_equal else ExitCode.JOB_FAILED)
 
 
-def saved_digests(client: Client, job: job_pb2.Job, *, until: int | None) -> dict[int, str]:
+def start_of(client: Client, job: job_pb2.Job, step: int) -> int:
+    """The step of the newest sound checkpoint that the job still has up to a step."""
+    there = [one.step for one in client.list_checkpoints(job.job_id) if not one.problem]
+    if not there:
+        raise refused("--from-step", f"job {job.job_id} has no checkpoint now; verify it from its first step")
+    if (start := max((one for one in there if one <= step), default=0)) == 0:
+        raise refused("--from-step", f"got {step}, expected at least {min(there)}, the oldest checkpoint there is")
+    if start != step:
+        say(f"no checkpoint of step {step}: beginning with that of step {start}")
+    return start
+
+
+def saved_digests(client: Client, job: job_pb2.Job) -> dict[int, str]:
     """The digests of the job's checkpoints, those that are deleted too, by their steps."""
     events = client.list_events(job.job_id)
     saved = [event.checkpoint_saved for event in events if event.WhichOneof("kind") == "checkpoint_saved"]
@@ -64,17 +98,28 @@ def saved_digests(client: Client, job: job_pb2.Job, *, until: int | None) -> dic
         raise CommandError(
             f"backprop: verify: job {job.job_id} has saved no checkpoint yet, there is nothing to compare"
         )
-    chosen = {step: digest for step, digest in digests.items() if until is None or step <= until}
-    if not chosen:
-        raise CommandError(
-            f"backprop: verify: --steps: got {until}, expected at least {min(digests)}, the first checkpoint"
-        )
-    return chosen
+    return digests
 
 
-def submit_again(client: Client, first: job_pb2.Job, workers: int | None, expected: dict[int, str]) -> job_pb2.Job:
+def chosen(digests: Mapping[int, str], start: int, steps: int | None, *, only_next: bool) -> dict[int, str]:
+    """Those of the digests that are to be compared, of steps after `start`."""
+    later = {step: digest for step, digest in digests.items() if step > start}
+    if not later:
+        raise refused("--from-step", f"no checkpoint was saved after step {start}, there is nothing to compare")
+    first = min(later)
+    until = start + steps if steps is not None else first if only_next else max(later)
+    if until < first:
+        after = f" after step {start}" if start else ""
+        raise refused("--steps", f"got {steps}, expected at least {first - start}, the first checkpoint{after}")
+    return {step: digest for step, digest in later.items() if step <= until}
+
+
+def submit_again(
+    client: Client, first: job_pb2.Job, workers: int | None, expected: dict[int, str], *, start: int
+) -> job_pb2.Job:
     """The second job. Leaves in `expected` what it will meet."""
     from service.convert import spec_from_proto
+    from service.pb.backprop.v1 import job_pb2
     from service.verification import another_number_of_workers, spec_to_verify, steps_met
     from worker.violations import SpecError
 
@@ -86,16 +131,16 @@ def submit_again(client: Client, first: job_pb2.Job, workers: int | None, expect
     met = steps_met(expected, again.checkpoint.every_steps, last=again.training.max_steps)
     for step in expected.keys() - set(met):
         del expected[step]
-    return client.create_job(again)
+    begin = job_pb2.StartCheckpoint(job_id=first.job_id, step=start) if start else None
+    return client.create_job(again, start_checkpoint=begin)
 
 
-def follow(client: Client, job: job_pb2.Job, expected: dict[int, str], *, is_text: bool) -> Verification:
+def follow(client: Client, job: job_pb2.Job, verification: Verification, *, is_text: bool) -> Verification:
     """Compares as the second job trains, and ends it when there is nothing more to learn."""
     from service.cli.follow import now
     from service.cli.show import TERMINAL, outcome_lines
-    from service.verification import Verification
 
-    verification, told = Verification(expected), ""
+    told = ""
     try:
         for event in client.watch_job(job.job_id):
             if event.WhichOneof("kind") == "checkpoint_saved":
@@ -117,6 +162,11 @@ def follow(client: Client, job: job_pb2.Job, expected: dict[int, str], *, is_tex
         why = outcome_lines(job, now=now(), how_to_export="")[0]
         raise CommandError(f"backprop: verify: the second job ended too early: {why}", code=ExitCode.JOB_FAILED)
     return verification
+
+
+def refused(option: str, why: str) -> CommandError:
+    """An option that cannot be served."""
+    return CommandError(f"backprop: verify: {option}: {why}")
 
 
 def end(client: Client, job: job_pb2.Job) -> None:
@@ -158,6 +208,7 @@ def document(first: job_pb2.Job, second: job_pb2.Job, verification: Verification
         "job_id": first.job_id,
         "verify_job_id": second.job_id,
         "workers": second.wanted_workers,
+        "from_step": verification.start,
         "is_equal": verification.is_equal,
         "agreed_until": verification.agreed_until,
         "parted_at": verification.parted_at,

@@ -179,6 +179,10 @@ def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path) -> No
         verified = last_job(second.call("verify", job_id, "--workers", "1", "--output", "json"))
         assert [one["step"] for one in verified["checkpoints"]] == list(range(500, 3001, 500))
         assert verified["checkpoints"][-1]["found"] == second.job(job_id)["weights_digest"]
+        arguments = ("--from-step", "2700", "--workers", "1", "--output", "json")
+        verified = last_job(second.call("verify", job_id, *arguments))
+        assert (verified["from_step"], verified["agreed_until"]) == (2500, 3000)
+        assert verified["checkpoints"][-1]["found"] == second.job(job_id)["weights_digest"]
 
 
 def test_kernels_are_compiled_once_for_a_data_directory_and_the_events_say_so(

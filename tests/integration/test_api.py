@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -20,7 +21,10 @@ from service.fake_cluster import FakeCluster, Script
 from service.pb.backprop.v1 import job_pb2, spec_pb2, training_service_pb2_grpc
 from service.pb.backprop.v1 import training_service_pb2 as pb
 from tests.conftest import SECONDS, MakeSpec, RunningService, StartService
-from worker.data import source
+from tests.unit.checkpoints import ORIGIN, save
+from worker.checkpoint_store import LocalStore
+from worker.data import source as data_source
+from worker.replica import spec_sha256
 
 Stub = Any  # the generated asynchronous stub has no class of its own
 
@@ -37,6 +41,12 @@ async def until_state(stub: Stub, job_id: str, state: int) -> job_pb2.Job:
             job: job_pb2.Job = await stub.GetJob(pb.GetJobRequest(job_id=job_id))
             if job.state == state:
                 return job
+            await asyncio.sleep(0.005)
+
+
+async def until_steps(stub: Stub, job_id: str, steps: int) -> None:
+    async with asyncio.timeout(SECONDS):
+        while (await stub.GetJob(pb.GetJobRequest(job_id=job_id))).steps_completed < steps:
             await asyncio.sleep(0.005)
 
 
@@ -128,7 +138,7 @@ async def test_a_bad_spec_is_refused_by_field(
     validate_only: bool,
     start_service: StartService,
 ) -> None:
-    service = await start_service(cluster=FakeCluster(num_slots=64), data_check=source.check)
+    service = await start_service(cluster=FakeCluster(num_slots=64), data_check=data_source.check)
     async with stub_of(service) as stub:
         request = pb.CreateJobRequest(spec=spec_with(change), validate_only=validate_only)
         code, reason, fields = await refusal(stub.CreateJob(request))
@@ -360,3 +370,53 @@ async def test_a_data_directory_in_use_or_unwritable_is_refused_by_name(
     (tmp_path / "file").write_text("")
     with pytest.raises(StartError, match="file"):
         await start_service(data_dir=tmp_path / "file")
+
+
+async def test_a_job_begins_with_a_checkpoint_of_another(start_service: StartService, make_spec: MakeSpec) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=20)))
+    spec = make_spec()
+    async with stub_of(service) as stub:
+        source = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(spec)))
+        await until_steps(stub, source.job_id, 20)
+        origin = replace(ORIGIN, spec_sha256=spec_sha256(spec))
+        save(LocalStore(service.data_dir / "jobs" / source.job_id / "checkpoints"), 10, origin=origin)
+
+        def request(step: int, *, job_id: str = source.job_id, **parts: Any) -> pb.CreateJobRequest:
+            start = job_pb2.StartCheckpoint(job_id=job_id, step=step)
+            return pb.CreateJobRequest(spec=spec_to_proto(make_spec(**parts)), request_id="r", start_checkpoint=start)
+
+        not_there = f"got 20, expected the step of a checkpoint that job {source.job_id} has now: 10"
+        other = f"got a job that trains something else, expected {source.job_id}'s model, data, optimizer and training"
+        for wrong, expected in [
+            (request(20), ("FAILED_PRECONDITION", "CHECKPOINT_NOT_THERE", {"start_checkpoint.step": not_there})),
+            (
+                request(0),
+                ("INVALID_ARGUMENT", "INVALID_REQUEST", {"start_checkpoint.step": "got 0, expected at least 1"}),
+            ),
+            (request(10, job_id="nobody"), ("NOT_FOUND", "JOB_NOT_FOUND", {})),
+            (
+                request(10, optimizer={"sgd": {}}),
+                ("INVALID_ARGUMENT", "INVALID_REQUEST", {"start_checkpoint.job_id": other}),
+            ),
+        ]:
+            for validate_only in (True, False):
+                wrong.validate_only = validate_only
+                assert await refusal(stub.CreateJob(wrong)) == expected
+        checked = request(10)
+        checked.validate_only = True
+        assert (await stub.CreateJob(checked)).job_id == ""
+        created = await stub.CreateJob(request(10, name="second"))
+        assert created.start_checkpoint == job_pb2.StartCheckpoint(job_id=source.job_id, step=10)
+        assert (await stub.CreateJob(request(10, name="second"))).job_id == created.job_id, "a repeated call"
+        assert (await refusal(stub.CreateJob(request(10))))[1] == "REQUEST_ID_REUSED"
+        await until_steps(stub, created.job_id, 20)
+        service.cluster.gate.set()
+        await until_state(stub, source.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        await stub.DeleteJob(pb.DeleteJobRequest(job_id=source.job_id))
+        job = await until_state(stub, created.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        assert job.start_checkpoint.step == 10, "it is told although the other job is gone"
+        events = [event async for event in stub.WatchJob(pb.WatchJobRequest(job_id=created.job_id))]
+        saved = [event.checkpoint_saved.step for event in events if event.HasField("checkpoint_saved")]
+        assert saved == [20, 30, 40], "the first ten steps were not trained again"
+        listed = await stub.ListCheckpoints(pb.ListCheckpointsRequest(job_id=created.job_id, verify=True))
+        assert [(one.step, one.verified) for one in listed.checkpoints] == [(10, True)]

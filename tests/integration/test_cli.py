@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 
 from service.fake_cluster import FakeCluster, Script
 from tests.conftest import RunningService, StartService
-from tests.unit.checkpoints import save
+from tests.unit.checkpoints import ORIGIN, save
 from worker.checkpoint_store import LocalStore
+from worker.replica import spec_sha256
+from worker.spec import parse_spec
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "examples/digits.yaml")
@@ -283,6 +285,61 @@ async def test_a_job_that_is_trained_again_alike_is_verified(start_service: Star
     ]
     assert second["state"] == "CANCELLED", "nothing is trained that is not compared"
     assert second["spec"]["workers"] == {"min": 2, "max": 2}
+
+
+async def with_checkpoints(service: RunningService, *steps: int) -> str:
+    """A trained job that still has its checkpoints of these steps."""
+    job_id = await trained(service, "checkpoint.every_steps=200")
+    (shown,) = (await backprop("show", job_id, "--output", "json", service=service)).jobs()
+    spec = parse_spec(shown["spec"])
+    store = LocalStore(service.data_dir / "jobs" / job_id / "checkpoints")
+    for step in steps:
+        save(store, step, origin=replace(ORIGIN, spec_sha256=spec_sha256(spec)))
+    return job_id
+
+
+async def test_a_part_of_a_job_is_verified(start_service: StartService) -> None:
+    service = await start_service()
+    job_id = await with_checkpoints(service, 200, 400)
+    done = await backprop("verify", job_id, "--from-step", "550", "--output", "json", service=service)
+    assert done.code == 0, done.errors
+    assert "no checkpoint of step 550: beginning with that of step 400" in done.errors
+    (result,) = done.jobs()
+    assert (result["from_step"], result["is_equal"], result["agreed_until"]) == (400, True, 600)
+    assert [one["step"] for one in result["checkpoints"]] == [600], "up to the next checkpoint"
+    done = await backprop("verify", job_id, "--from-step", "200", "--steps", "450", "--keep", service=service)
+    assert done.code == 0
+    assert f"training {job_id} again from step 200 on with 1 worker: verify-{job_id}-" in done.errors
+    assert [line.split()[1] for line in done.output.splitlines()[:-1]] == ["400", "600"]
+    listed = json.loads((await backprop("jobs", "--output", "json", service=service)).output)
+    (kept,) = (job for job in listed if job["job_id"] != job_id)
+    assert kept["start_checkpoint"] == {"job_id": job_id, "step": 200}
+    assert f"step 200 of {job_id}" in (await backprop("show", kept["job_id"], service=service)).output
+    rows = [
+        (("--from-step", "100"), "--from-step: got 100, expected at least 200, the oldest checkpoint there is"),
+        (
+            ("--from-step", "400", "--steps", "9"),
+            "--steps: got 9, expected at least 200, the first checkpoint after step",
+        ),
+    ]
+    for arguments, expected in rows:
+        done = await backprop("verify", job_id, *arguments, service=service)
+        assert (done.code, done.output) == (2, "")
+        assert expected in done.errors
+
+
+async def test_a_part_that_cannot_be_verified_is_explained(start_service: StartService) -> None:
+    script = lambda job: Script(diverge_at=500 if job.spec.name.startswith("verify-") else None)  # noqa: E731
+    service = await start_service(cluster=FakeCluster(script=script))
+    job_id = await with_checkpoints(service, 400, 800)
+    done = await backprop("verify", job_id, "--from-step", "400", service=service)
+    assert done.code == 1
+    assert done.output.splitlines()[-1].startswith("DIFFERENT: the runs part between step 400 and step 600; verify-")
+    done = await backprop("verify", job_id, "--from-step", "800", service=service)
+    assert (done.code, "no checkpoint was saved after step 800" in done.errors) == (2, True)
+    without = await trained(service, "checkpoint.every_steps=200")
+    done = await backprop("verify", without, "--from-step", "400", service=service)
+    assert (done.code, f"job {without} has no checkpoint now" in done.errors) == (2, True)
 
 
 async def test_runs_that_part_are_told_where(start_service: StartService) -> None:

@@ -28,6 +28,7 @@ from service.directories import JobDirectories
 from service.errors import StartError, Unavailable
 from service.jobs import CheckpointCorrupt, CheckpointSaved, Job, JobState
 from service.runs import RunLostError, RunStarted, RunSucceeded
+from service.start_checkpoint import StartCheckpoint
 from tests.clusters import local_cluster
 from tests.integration.test_ray_training import Watcher, processes_named, train
 from tests.integration.test_ray_training import job as job_of
@@ -396,6 +397,11 @@ async def test_a_job_lives_in_a_bucket_from_its_first_checkpoint_to_its_deletion
     assert keys(f"s3://{BUCKET}/jobs/alone"), "another job's are left alone"
 
 
+async def nobody(job_id: str) -> bool:
+    """There are no jobs."""
+    return False
+
+
 async def test_files_that_cannot_be_removed_now_are_removed_by_the_next_service(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,8 +414,21 @@ async def test_files_that_cannot_be_removed_now_are_removed_by_the_next_service(
         patch.setattr(object_store, "RETRY", {"max_retries": 0})
         await directories.remove(hidden)
     assert keys(directories.checkpoints("one"))
-    await directories.sweep()
+    await directories.sweep(nobody)
     assert keys(directories.checkpoints("one")) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_job_begins_with_is_copied_to_the_bucket_or_removed(url: str, tmp_path: Path) -> None:
+    directories = JobDirectories(tmp_path, CheckpointPolicy(url))
+    save(ObjectStore(directories.checkpoints("one")), 1)
+    start = StartCheckpoint("one", 1)
+    await directories.prepare("two", start)
+    (copy,) = await checkpoints_at(directories.checkpoints("two"), verify=True)
+    assert (copy.step, copy.is_verified) == (1, True)
+    await directories.sweep(nobody)
+    assert keys(directories.checkpoints("two")) == []
+    assert keys(directories.checkpoints("one")), "the other job's are left alone"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,10 +10,11 @@ import pytest_asyncio
 
 from service.directories import JobDirectories
 from service.dispatcher import Dispatcher
-from service.jobs import CheckpointSaved, JobState, WorkerLost, WorkersChanged
+from service.jobs import CheckpointCorrupt, CheckpointSaved, Job, JobState, WorkerLost, WorkersChanged
 from service.ledger import Ledger
 from service.limits import PATIENCE
 from service.metrics import Metrics
+from service.start_checkpoint import StartCheckpoint
 from service.store import MemoryStore
 from tests import failpoints
 from tests.clusters import local_cluster
@@ -117,3 +118,16 @@ async def test_a_job_that_makes_way_gives_the_same_weights(
     if attempts == 1:
         numbers = [one.workers for one in await bench.history(low_id) if isinstance(one, WorkersChanged)]
         assert 1 in numbers
+
+
+async def test_a_job_that_begins_with_a_checkpoint_of_another_gives_the_same_weights(bench: Bench, digest: str) -> None:
+    source = await bench.submit(spec_of(low=2, high=2))
+    await bench.until_state(source, JobState.SUCCEEDED)
+    job = Job("begins-late", spec_of(low=1, high=1), time.time(), start_checkpoint=StartCheckpoint(source, 1000))
+    await bench.dispatcher.submit(job, request=None)
+    await bench.dispatcher.delete(source)
+    done = await bench.until_state(job.job_id, JobState.SUCCEEDED)
+    assert done.weights_digest == digest
+    history = await bench.history(job.job_id)
+    assert [one.step for one in history if isinstance(one, CheckpointSaved)] == [1100, 1200]
+    assert not [one for one in history if isinstance(one, CheckpointCorrupt)]

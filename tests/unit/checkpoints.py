@@ -34,10 +34,17 @@ def tensors_of(state: TrainingState) -> Mapping[str, bytes]:
     return {"": state.weights.tobytes(), **{name: vector.tobytes() for name, vector in state.optimizer.items()}}
 
 
-def save(store: CheckpointStore, step: int, *, keep: int = 3, state: TrainingState | None = None) -> Published:
+def save(
+    store: CheckpointStore,
+    step: int,
+    *,
+    keep: int = 3,
+    state: TrainingState | None = None,
+    origin: Origin = ORIGIN,
+) -> Published:
     """Publishes the state of a step."""
     return checkpoint.publish(
-        store, state or state_of(step), tensors=TENSORS, description=DESCRIPTION, origin=ORIGIN, keep=keep
+        store, state or state_of(step), tensors=TENSORS, description=DESCRIPTION, origin=origin, keep=keep
     )
 
 

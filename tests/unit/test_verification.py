@@ -67,6 +67,14 @@ def test_the_first_difference_ends_the_comparison() -> None:
     assert (verification.agreed_until, verification.parted_at) == (10, 20)
 
 
+@pytest.mark.parametrize(("found", "agreed", "parted"), [("b!", 10, 20), ("bb", 20, None)])
+def test_runs_that_begin_with_the_same_checkpoint_agree_up_to_it(found: str, agreed: int, parted: int | None) -> None:
+    verification = Verification({20: "bb"}, start=10)
+    assert verification.agreed_until == 10
+    verification.compare(20, found)
+    assert (verification.agreed_until, verification.parted_at) == (agreed, parted)
+
+
 def test_a_step_that_is_redone_with_other_weights_is_a_difference() -> None:
     verification = Verification({10: "aa", 20: "bb"})
     verification.compare(10, "aa")

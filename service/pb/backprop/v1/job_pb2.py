@@ -27,45 +27,47 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61\x63kprop/v1/job.proto\x12\x0b\x62\x61\x63kprop.v1\x1a\x16\x62\x61\x63kprop/v1/spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.backprop.v1.JobSpec\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.backprop.v1.JobState\x12.\n\x0cstate_reason\x18\x04 \x01(\x0e\x32\x18.backprop.v1.StateReason\x12\x15\n\rstate_message\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsteps_completed\x18\t \x01(\x03\x12\x13\n\x0btotal_steps\x18\n \x01(\x03\x12\x11\n\x04loss\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12samples_per_second\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x36\n\x13\x65stimated_remaining\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x63urrent_workers\x18\x0e \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12+\n\nevaluation\x18\x10 \x01(\x0b\x32\x17.backprop.v1.Evaluation\x12\x16\n\x0eweights_digest\x18\x11 \x01(\t\x12\r\n\x05\x65rror\x18\x12 \x01(\t\x12\x12\n\nmodel_path\x18\x13 \x01(\t\x12\x16\n\x0enum_parameters\x18\x14 \x01(\x03\x12\x16\n\x0ewanted_workers\x18\x15 \x01(\x05\x42\x07\n\x05_lossB\x15\n\x13_samples_per_second\"t\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nperplexity\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_accuracyB\r\n\x0b_perplexity\"\xa1\x06\n\x08JobEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\rstate_changed\x18\x04 \x01(\x0b\x32\x19.backprop.v1.StateChangedH\x00\x12-\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.backprop.v1.EvaluationH\x00\x12\x38\n\x10\x63heckpoint_saved\x18\x06 \x01(\x0b\x32\x1c.backprop.v1.CheckpointSavedH\x00\x12:\n\x11\x63heckpoint_failed\x18\x07 \x01(\x0b\x32\x1d.backprop.v1.CheckpointFailedH\x00\x12.\n\x0bworker_lost\x18\x08 \x01(\x0b\x32\x17.backprop.v1.WorkerLostH\x00\x12>\n\x13\x63ompilation_started\x18\n \x01(\x0b\x32\x1f.backprop.v1.CompilationStartedH\x00\x12@\n\x14\x63ompilation_finished\x18\x0b \x01(\x0b\x32 .backprop.v1.CompilationFinishedH\x00\x12$\n\x08progress\x18\t \x01(\x0b\x32\x10.backprop.v1.JobH\x00\x12\x36\n\x0fworkers_changed\x18\x0c \x01(\x0b\x32\x1b.backprop.v1.WorkersChangedH\x00\x12.\n\x0bworker_slow\x18\r \x01(\x0b\x32\x17.backprop.v1.WorkerSlowH\x00\x12<\n\x12\x63heckpoint_corrupt\x18\x14 \x01(\x0b\x32\x1e.backprop.v1.CheckpointCorruptH\x00\x12\x34\n\x0e\x65xactness_lost\x18\x15 \x01(\x0b\x32\x1a.backprop.v1.ExactnessLostH\x00\x12\x34\n\x0eworkers_wanted\x18\x0e \x01(\x0b\x32\x1a.backprop.v1.WorkersWantedH\x00\x42\x06\n\x04kind\"o\n\x0cStateChanged\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.backprop.v1.JobState\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.backprop.v1.StateReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"Y\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"/\n\x10\x43heckpointFailed\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"1\n\x11\x43heckpointCorrupt\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"2\n\rExactnessLost\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0b\x64ifferences\x18\x02 \x01(\t\"G\n\nWorkerLost\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\"?\n\x0eWorkersChanged\x12\x0f\n\x07workers\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\rWorkersWanted\x12\x0f\n\x07workers\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"G\n\nWorkerSlow\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05times\x18\x03 \x01(\x01\x12\x0e\n\x06shards\x18\x04 \x01(\x05\"\"\n\x12\x43ompilationStarted\x12\x0c\n\x04rank\x18\x01 \x01(\x05\";\n\x13\x43ompilationFinished\x12\x13\n\x0bnum_kernels\x18\x01 \x01(\x05\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\xa5\x01\n\nCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x0f\n\x07problem\x18\x07 \x01(\t*\x93\x02\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_STARTING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x18\n\x14JOB_STATE_RECOVERING\x10\x04\x12\x15\n\x11JOB_STATE_PAUSING\x10\x05\x12\x14\n\x10JOB_STATE_PAUSED\x10\x06\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x07\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x08\x12\x14\n\x10JOB_STATE_FAILED\x10\t\x12\x17\n\x13JOB_STATE_CANCELLED\x10\n*\xf6\x03\n\x0bStateReason\x12\x1c\n\x18STATE_REASON_UNSPECIFIED\x10\x00\x12$\n STATE_REASON_WAITING_FOR_WORKERS\x10\x01\x12)\n%STATE_REASON_WAITING_FOR_EARLIER_JOBS\x10\x02\x12\x1c\n\x18STATE_REASON_WORKER_LOST\x10\x03\x12!\n\x1dSTATE_REASON_COORDINATOR_LOST\x10\x04\x12\"\n\x1eSTATE_REASON_SERVICE_RESTARTED\x10\x05\x12\x1c\n\x18STATE_REASON_INVALID_JOB\x10\x06\x12\x1b\n\x17STATE_REASON_NON_FINITE\x10\x07\x12\"\n\x1eSTATE_REASON_TOO_MANY_FAILURES\x10\x08\x12\x19\n\x15STATE_REASON_INTERNAL\x10\t\x12\x1d\n\x19STATE_REASON_USER_REQUEST\x10\n\x12\x17\n\x13STATE_REASON_POISON\x10\x0b\x12!\n\x1dSTATE_REASON_NUMERICS_CHANGED\x10\x14\x12\"\n\x1eSTATE_REASON_CHECKPOINT_FAILED\x10\x15\x12\x1a\n\x16STATE_REASON_PREEMPTED\x10\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61\x63kprop/v1/job.proto\x12\x0b\x62\x61\x63kprop.v1\x1a\x16\x62\x61\x63kprop/v1/spec.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\"\n\x04spec\x18\x02 \x01(\x0b\x32\x14.backprop.v1.JobSpec\x12$\n\x05state\x18\x03 \x01(\x0e\x32\x15.backprop.v1.JobState\x12.\n\x0cstate_reason\x18\x04 \x01(\x0e\x32\x18.backprop.v1.StateReason\x12\x15\n\rstate_message\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fsteps_completed\x18\t \x01(\x03\x12\x13\n\x0btotal_steps\x18\n \x01(\x03\x12\x11\n\x04loss\x18\x0b \x01(\x01H\x00\x88\x01\x01\x12\x1f\n\x12samples_per_second\x18\x0c \x01(\x01H\x01\x88\x01\x01\x12\x36\n\x13\x65stimated_remaining\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0f\x63urrent_workers\x18\x0e \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x0f \x01(\x05\x12+\n\nevaluation\x18\x10 \x01(\x0b\x32\x17.backprop.v1.Evaluation\x12\x16\n\x0eweights_digest\x18\x11 \x01(\t\x12\r\n\x05\x65rror\x18\x12 \x01(\t\x12\x12\n\nmodel_path\x18\x13 \x01(\t\x12\x16\n\x0enum_parameters\x18\x14 \x01(\x03\x12\x16\n\x0ewanted_workers\x18\x15 \x01(\x05\x12\x36\n\x10start_checkpoint\x18\x16 \x01(\x0b\x32\x1c.backprop.v1.StartCheckpointB\x07\n\x05_lossB\x15\n\x13_samples_per_second\"/\n\x0fStartCheckpoint\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03\"t\n\nEvaluation\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04loss\x18\x02 \x01(\x01\x12\x15\n\x08\x61\x63\x63uracy\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nperplexity\x18\x04 \x01(\x01H\x01\x88\x01\x01\x42\x0b\n\t_accuracyB\r\n\x0b_perplexity\"\xa1\x06\n\x08JobEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\x03\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\rstate_changed\x18\x04 \x01(\x0b\x32\x19.backprop.v1.StateChangedH\x00\x12-\n\nevaluation\x18\x05 \x01(\x0b\x32\x17.backprop.v1.EvaluationH\x00\x12\x38\n\x10\x63heckpoint_saved\x18\x06 \x01(\x0b\x32\x1c.backprop.v1.CheckpointSavedH\x00\x12:\n\x11\x63heckpoint_failed\x18\x07 \x01(\x0b\x32\x1d.backprop.v1.CheckpointFailedH\x00\x12.\n\x0bworker_lost\x18\x08 \x01(\x0b\x32\x17.backprop.v1.WorkerLostH\x00\x12>\n\x13\x63ompilation_started\x18\n \x01(\x0b\x32\x1f.backprop.v1.CompilationStartedH\x00\x12@\n\x14\x63ompilation_finished\x18\x0b \x01(\x0b\x32 .backprop.v1.CompilationFinishedH\x00\x12$\n\x08progress\x18\t \x01(\x0b\x32\x10.backprop.v1.JobH\x00\x12\x36\n\x0fworkers_changed\x18\x0c \x01(\x0b\x32\x1b.backprop.v1.WorkersChangedH\x00\x12.\n\x0bworker_slow\x18\r \x01(\x0b\x32\x17.backprop.v1.WorkerSlowH\x00\x12<\n\x12\x63heckpoint_corrupt\x18\x14 \x01(\x0b\x32\x1e.backprop.v1.CheckpointCorruptH\x00\x12\x34\n\x0e\x65xactness_lost\x18\x15 \x01(\x0b\x32\x1a.backprop.v1.ExactnessLostH\x00\x12\x34\n\x0eworkers_wanted\x18\x0e \x01(\x0b\x32\x1a.backprop.v1.WorkersWantedH\x00\x42\x06\n\x04kind\"o\n\x0cStateChanged\x12$\n\x05state\x18\x01 \x01(\x0e\x32\x15.backprop.v1.JobState\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.backprop.v1.StateReason\x12\x0f\n\x07message\x18\x03 \x01(\t\"Y\n\x0f\x43heckpointSaved\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x16\n\x0eweights_digest\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\"/\n\x10\x43heckpointFailed\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"1\n\x11\x43heckpointCorrupt\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"2\n\rExactnessLost\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12\x13\n\x0b\x64ifferences\x18\x02 \x01(\t\"G\n\nWorkerLost\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\r\n\x05phase\x18\x04 \x01(\t\"?\n\x0eWorkersChanged\x12\x0f\n\x07workers\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\"0\n\rWorkersWanted\x12\x0f\n\x07workers\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\"G\n\nWorkerSlow\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0c\n\x04step\x18\x02 \x01(\x03\x12\r\n\x05times\x18\x03 \x01(\x01\x12\x0e\n\x06shards\x18\x04 \x01(\x05\"\"\n\x12\x43ompilationStarted\x12\x0c\n\x04rank\x18\x01 \x01(\x05\";\n\x13\x43ompilationFinished\x12\x13\n\x0bnum_kernels\x18\x01 \x01(\x05\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\"\xa5\x01\n\nCheckpoint\x12\x0c\n\x04step\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x04 \x01(\t\x12\x10\n\x08location\x18\x05 \x01(\t\x12\x10\n\x08verified\x18\x06 \x01(\x08\x12\x0f\n\x07problem\x18\x07 \x01(\t*\x93\x02\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x16\n\x12JOB_STATE_STARTING\x10\x02\x12\x15\n\x11JOB_STATE_RUNNING\x10\x03\x12\x18\n\x14JOB_STATE_RECOVERING\x10\x04\x12\x15\n\x11JOB_STATE_PAUSING\x10\x05\x12\x14\n\x10JOB_STATE_PAUSED\x10\x06\x12\x18\n\x14JOB_STATE_CANCELLING\x10\x07\x12\x17\n\x13JOB_STATE_SUCCEEDED\x10\x08\x12\x14\n\x10JOB_STATE_FAILED\x10\t\x12\x17\n\x13JOB_STATE_CANCELLED\x10\n*\xf6\x03\n\x0bStateReason\x12\x1c\n\x18STATE_REASON_UNSPECIFIED\x10\x00\x12$\n STATE_REASON_WAITING_FOR_WORKERS\x10\x01\x12)\n%STATE_REASON_WAITING_FOR_EARLIER_JOBS\x10\x02\x12\x1c\n\x18STATE_REASON_WORKER_LOST\x10\x03\x12!\n\x1dSTATE_REASON_COORDINATOR_LOST\x10\x04\x12\"\n\x1eSTATE_REASON_SERVICE_RESTARTED\x10\x05\x12\x1c\n\x18STATE_REASON_INVALID_JOB\x10\x06\x12\x1b\n\x17STATE_REASON_NON_FINITE\x10\x07\x12\"\n\x1eSTATE_REASON_TOO_MANY_FAILURES\x10\x08\x12\x19\n\x15STATE_REASON_INTERNAL\x10\t\x12\x1d\n\x19STATE_REASON_USER_REQUEST\x10\n\x12\x17\n\x13STATE_REASON_POISON\x10\x0b\x12!\n\x1dSTATE_REASON_NUMERICS_CHANGED\x10\x14\x12\"\n\x1eSTATE_REASON_CHECKPOINT_FAILED\x10\x15\x12\x1a\n\x16STATE_REASON_PREEMPTED\x10\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backprop.v1.job_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOBSTATE']._serialized_start=2624
-  _globals['_JOBSTATE']._serialized_end=2899
-  _globals['_STATEREASON']._serialized_start=2902
-  _globals['_STATEREASON']._serialized_end=3404
+  _globals['_JOBSTATE']._serialized_start=2729
+  _globals['_JOBSTATE']._serialized_end=3004
+  _globals['_STATEREASON']._serialized_start=3007
+  _globals['_STATEREASON']._serialized_end=3509
   _globals['_JOB']._serialized_start=128
-  _globals['_JOB']._serialized_end=817
-  _globals['_EVALUATION']._serialized_start=819
-  _globals['_EVALUATION']._serialized_end=935
-  _globals['_JOBEVENT']._serialized_start=938
-  _globals['_JOBEVENT']._serialized_end=1739
-  _globals['_STATECHANGED']._serialized_start=1741
-  _globals['_STATECHANGED']._serialized_end=1852
-  _globals['_CHECKPOINTSAVED']._serialized_start=1854
-  _globals['_CHECKPOINTSAVED']._serialized_end=1943
-  _globals['_CHECKPOINTFAILED']._serialized_start=1945
-  _globals['_CHECKPOINTFAILED']._serialized_end=1992
-  _globals['_CHECKPOINTCORRUPT']._serialized_start=1994
-  _globals['_CHECKPOINTCORRUPT']._serialized_end=2043
-  _globals['_EXACTNESSLOST']._serialized_start=2045
-  _globals['_EXACTNESSLOST']._serialized_end=2095
-  _globals['_WORKERLOST']._serialized_start=2097
-  _globals['_WORKERLOST']._serialized_end=2168
-  _globals['_WORKERSCHANGED']._serialized_start=2170
-  _globals['_WORKERSCHANGED']._serialized_end=2233
-  _globals['_WORKERSWANTED']._serialized_start=2235
-  _globals['_WORKERSWANTED']._serialized_end=2283
-  _globals['_WORKERSLOW']._serialized_start=2285
-  _globals['_WORKERSLOW']._serialized_end=2356
-  _globals['_COMPILATIONSTARTED']._serialized_start=2358
-  _globals['_COMPILATIONSTARTED']._serialized_end=2392
-  _globals['_COMPILATIONFINISHED']._serialized_start=2394
-  _globals['_COMPILATIONFINISHED']._serialized_end=2453
-  _globals['_CHECKPOINT']._serialized_start=2456
-  _globals['_CHECKPOINT']._serialized_end=2621
+  _globals['_JOB']._serialized_end=873
+  _globals['_STARTCHECKPOINT']._serialized_start=875
+  _globals['_STARTCHECKPOINT']._serialized_end=922
+  _globals['_EVALUATION']._serialized_start=924
+  _globals['_EVALUATION']._serialized_end=1040
+  _globals['_JOBEVENT']._serialized_start=1043
+  _globals['_JOBEVENT']._serialized_end=1844
+  _globals['_STATECHANGED']._serialized_start=1846
+  _globals['_STATECHANGED']._serialized_end=1957
+  _globals['_CHECKPOINTSAVED']._serialized_start=1959
+  _globals['_CHECKPOINTSAVED']._serialized_end=2048
+  _globals['_CHECKPOINTFAILED']._serialized_start=2050
+  _globals['_CHECKPOINTFAILED']._serialized_end=2097
+  _globals['_CHECKPOINTCORRUPT']._serialized_start=2099
+  _globals['_CHECKPOINTCORRUPT']._serialized_end=2148
+  _globals['_EXACTNESSLOST']._serialized_start=2150
+  _globals['_EXACTNESSLOST']._serialized_end=2200
+  _globals['_WORKERLOST']._serialized_start=2202
+  _globals['_WORKERLOST']._serialized_end=2273
+  _globals['_WORKERSCHANGED']._serialized_start=2275
+  _globals['_WORKERSCHANGED']._serialized_end=2338
+  _globals['_WORKERSWANTED']._serialized_start=2340
+  _globals['_WORKERSWANTED']._serialized_end=2388
+  _globals['_WORKERSLOW']._serialized_start=2390
+  _globals['_WORKERSLOW']._serialized_end=2461
+  _globals['_COMPILATIONSTARTED']._serialized_start=2463
+  _globals['_COMPILATIONSTARTED']._serialized_end=2497
+  _globals['_COMPILATIONFINISHED']._serialized_start=2499
+  _globals['_COMPILATIONFINISHED']._serialized_end=2558
+  _globals['_CHECKPOINT']._serialized_start=2561
+  _globals['_CHECKPOINT']._serialized_end=2726
 # @@protoc_insertion_point(module_scope)

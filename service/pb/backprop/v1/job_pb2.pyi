@@ -70,7 +70,7 @@ STATE_REASON_CHECKPOINT_FAILED: StateReason
 STATE_REASON_PREEMPTED: StateReason
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters", "wanted_workers")
+    __slots__ = ("job_id", "spec", "state", "state_reason", "state_message", "create_time", "start_time", "end_time", "steps_completed", "total_steps", "loss", "samples_per_second", "estimated_remaining", "current_workers", "attempt", "evaluation", "weights_digest", "error", "model_path", "num_parameters", "wanted_workers", "start_checkpoint")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class Job(_message.Message):
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     NUM_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     WANTED_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    START_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     spec: _spec_pb2.JobSpec
     state: JobState
@@ -113,7 +114,16 @@ class Job(_message.Message):
     model_path: str
     num_parameters: int
     wanted_workers: int
-    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., state_reason: _Optional[_Union[StateReason, str]] = ..., state_message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps_completed: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., estimated_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., current_workers: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights_digest: _Optional[str] = ..., error: _Optional[str] = ..., model_path: _Optional[str] = ..., num_parameters: _Optional[int] = ..., wanted_workers: _Optional[int] = ...) -> None: ...
+    start_checkpoint: StartCheckpoint
+    def __init__(self, job_id: _Optional[str] = ..., spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., state_reason: _Optional[_Union[StateReason, str]] = ..., state_message: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., steps_completed: _Optional[int] = ..., total_steps: _Optional[int] = ..., loss: _Optional[float] = ..., samples_per_second: _Optional[float] = ..., estimated_remaining: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., current_workers: _Optional[int] = ..., attempt: _Optional[int] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., weights_digest: _Optional[str] = ..., error: _Optional[str] = ..., model_path: _Optional[str] = ..., num_parameters: _Optional[int] = ..., wanted_workers: _Optional[int] = ..., start_checkpoint: _Optional[_Union[StartCheckpoint, _Mapping]] = ...) -> None: ...
+
+class StartCheckpoint(_message.Message):
+    __slots__ = ("job_id", "step")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    step: int
+    def __init__(self, job_id: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
     __slots__ = ("step", "loss", "accuracy", "perplexity")

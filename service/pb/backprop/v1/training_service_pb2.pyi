@@ -20,14 +20,16 @@ MODEL_WEIGHTS_RAW: ModelWeights
 MODEL_WEIGHTS_EMA: ModelWeights
 
 class CreateJobRequest(_message.Message):
-    __slots__ = ("spec", "request_id", "validate_only")
+    __slots__ = ("spec", "request_id", "validate_only", "start_checkpoint")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     VALIDATE_ONLY_FIELD_NUMBER: _ClassVar[int]
+    START_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     spec: _spec_pb2.JobSpec
     request_id: str
     validate_only: bool
-    def __init__(self, spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ...) -> None: ...
+    start_checkpoint: _job_pb2.StartCheckpoint
+    def __init__(self, spec: _Optional[_Union[_spec_pb2.JobSpec, _Mapping]] = ..., request_id: _Optional[str] = ..., validate_only: bool = ..., start_checkpoint: _Optional[_Union[_job_pb2.StartCheckpoint, _Mapping]] = ...) -> None: ...
 
 class GetJobRequest(_message.Message):
     __slots__ = ("job_id",)
