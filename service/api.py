@@ -17,6 +17,7 @@ from service.convert import (
     event_to_proto,
     job_to_proto,
     progress_to_proto,
+    sample_to_proto,
     spec_from_proto,
     start_from_proto,
     state_from_proto,
@@ -98,6 +99,14 @@ class TrainingService(training_service_pb2_grpc.TrainingServiceServicer):
         async with aclosing(self._ledger.watch(request.job_id, request.after_event_id)) as seen:
             async for news in seen:
                 yield event_to_proto(news) if isinstance(news, JobEvent) else progress_to_proto(news, now=self._clock())
+
+    async def StreamMetrics(
+        self, request: pb.StreamMetricsRequest, context: Context
+    ) -> AsyncIterator[job_pb2.StepMetrics]:
+        """The metrics of the job's steps until it ends."""
+        async with aclosing(self._ledger.steps(request.job_id, request.after_step)) as samples:
+            async for sample in samples:
+                yield sample_to_proto(sample)
 
     async def ExportModel(
         self, request: pb.ExportModelRequest, context: Context

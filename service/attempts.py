@@ -129,6 +129,7 @@ class Attempt:
     async def _take_in(self, news: News) -> bool:
         """Records a run's news; whether the run has stopped."""
         live = self._live
+        live.samples.add(news.steps)  # before the job may end, and its readers with it
         has_stopped = any(isinstance(report, RunStopped | RunPaused) for report in news.reports)
         async with live.lock:
             job = absorb_progress(live.job, news.progress)

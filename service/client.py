@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import grpc
 
@@ -32,6 +32,7 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
+Message = TypeVar("Message", job_pb2.JobEvent, job_pb2.StepMetrics)
 UNREACHABLE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
@@ -183,16 +184,41 @@ class Client:
 
         A service that goes away in between is waited for: no event is lost or seen twice.
         """
-        cursor, gone_since = after_event_id, None
-        has_connected = False
+        watch = lambda cursor: self._stub.WatchJob(pb.WatchJobRequest(job_id=job_id, after_event_id=cursor))  # noqa: E731
+        yield from self._resumed(watch, lambda event: event.event_id, after_event_id, patience_seconds, sleep)
+
+    def stream_metrics(
+        self,
+        job_id: str,
+        *,
+        after_step: int = 0,
+        patience_seconds: float = limits.RECONNECT_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Iterator[job_pb2.StepMetrics]:
+        """The metrics of the job's steps until it ends, each step once; of a long job, every so-manieth.
+
+        A service that goes away in between is waited for.
+        """
+        stream = lambda cursor: self._stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job_id, after_step=cursor))  # noqa: E731
+        yield from self._resumed(stream, lambda metrics: metrics.step, after_step, patience_seconds, sleep)
+
+    def _resumed(
+        self,
+        call: Callable[[int], Iterable[Message]],
+        position: Callable[[Message], int],
+        cursor: int,
+        patience_seconds: float,
+        sleep: Callable[[float], None],
+    ) -> Iterator[Message]:
+        """A stream that goes on behind its last message when the service was away; messages at 0 do not count."""
+        gone_since, has_connected = None, False
         while True:
             try:
                 with self._translated():
-                    request = pb.WatchJobRequest(job_id=job_id, after_event_id=cursor)
-                    for event in self._stub.WatchJob(request):
+                    for message in call(cursor):
                         has_connected, gone_since = True, None
-                        cursor = event.event_id or cursor
-                        yield event
+                        cursor = position(message) or cursor
+                        yield message
                     return
             except ClientError as error:
                 now = time.monotonic()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -20,6 +21,7 @@ from service import jobs
 from service.errors import InvalidJob
 from service.pb.backprop.v1 import job_pb2, spec_pb2
 from service.records import spec_document
+from service.runs import StepSample
 from service.start_checkpoint import StartCheckpoint
 from worker.spec import JobSpec, parse_spec
 from worker.violations import SpecError, Violation
@@ -236,3 +238,8 @@ def checkpoint_to_proto(found: Listed) -> job_pb2.Checkpoint:
 def progress_to_proto(job: jobs.Job, *, now: float) -> job_pb2.JobEvent:
     """The job as it stands, as the passing event between the lasting ones."""
     return job_pb2.JobEvent(job_id=job.job_id, time=timestamp(now), progress=job_to_proto(job))
+
+
+def sample_to_proto(sample: StepSample) -> job_pb2.StepMetrics:
+    """A step's metrics as a message."""
+    return job_pb2.StepMetrics(**asdict(sample))

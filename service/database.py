@@ -17,7 +17,8 @@ from typing import TypeVar
 from service import limits
 from service.errors import NotFound, StartError, Unavailable
 from service.jobs import Happening, Job, JobEvent, JobState, StateChanged
-from service.records import dump_happening, dump_job, load_happening, load_job
+from service.records import dump_happening, dump_job, dump_sample, load_happening, load_job, load_sample
+from service.runs import StepSample
 from service.store import Page, Request, check_same
 
 Result = TypeVar("Result")
@@ -45,6 +46,14 @@ MIGRATIONS = (
         job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE
     ) WITHOUT ROWID;
     CREATE INDEX requests_by_job ON requests (job_id);
+    """,
+    """
+    CREATE TABLE samples (
+        job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
+        step INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        PRIMARY KEY (job_id, step)
+    ) WITHOUT ROWID;
     """,
 )
 """Number n leads from schema n to schema n+1; only ever appended to."""
@@ -167,7 +176,15 @@ class SqliteStore:
         """See JobStore."""
         return await self._run(lambda connection: _find(connection, request))
 
-    async def save(self, job: Job, happenings: Sequence[Happening] = (), *, now: float) -> tuple[JobEvent, ...]:
+    async def save(
+        self,
+        job: Job,
+        happenings: Sequence[Happening] = (),
+        *,
+        now: float,
+        samples: Sequence[StepSample] = (),
+        stride: int = 1,
+    ) -> tuple[JobEvent, ...]:
         """See JobStore."""
 
         def work(connection: sqlite3.Connection) -> tuple[JobEvent, ...]:
@@ -175,6 +192,8 @@ class SqliteStore:
                 row = (job.state, dump_job(job), job.job_id)
                 if connection.execute("UPDATE jobs SET state = ?, body = ? WHERE job_id = ?", row).rowcount == 0:
                     raise NotFound(job.job_id)
+                if samples:
+                    _save_samples(connection, job, samples, stride=stride)
                 return _append(connection, job, happenings, now=now)
 
         return await self._run(work)
@@ -229,6 +248,16 @@ class SqliteStore:
 
         return await self._run(work)
 
+    async def samples(self, job_id: str, after: int, *, limit: int) -> tuple[StepSample, ...]:
+        """See JobStore."""
+        query = "SELECT step, body FROM samples WHERE job_id = ? AND step > ? ORDER BY step LIMIT ?"
+
+        def work(connection: sqlite3.Connection) -> tuple[StepSample, ...]:
+            _get(connection, job_id)
+            return tuple(load_sample(*row) for row in connection.execute(query, (job_id, after, limit)))
+
+        return await self._run(work)
+
     async def delete(self, job_id: str) -> None:
         """See JobStore."""
 
@@ -270,3 +299,10 @@ def _append(
     rows = [(event.job_id, event.event_id, event.time, *dump_happening(event.happening)) for event in events]
     connection.executemany("INSERT INTO events (job_id, event_id, time, kind, body) VALUES (?, ?, ?, ?, ?)", rows)
     return events
+
+
+def _save_samples(connection: sqlite3.Connection, job: Job, samples: Sequence[StepSample], *, stride: int) -> None:
+    """Stores the metrics of steps, removes others that `stride` does not divide; within the caller's transaction."""
+    connection.execute("DELETE FROM samples WHERE job_id = ? AND step % ? != 0", (job.job_id, stride))
+    rows = [(job.job_id, sample.step, dump_sample(sample)) for sample in samples]
+    connection.executemany("INSERT OR REPLACE INTO samples (job_id, step, body) VALUES (?, ?, ?)", rows)

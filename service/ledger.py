@@ -15,6 +15,8 @@ from service import limits
 from service.errors import InvalidRequest, NotFound, Unavailable
 from service.jobs import Happening, Job, JobEvent, JobState
 from service.metrics import Metrics
+from service.runs import StepSample
+from service.samples import SampleLog
 from service.store import JobStore, Page, Request
 from service.watch import Feed
 from worker.violations import Violation
@@ -29,6 +31,7 @@ class LiveJob:
     job: Job
     last_event_id: int
     saved_at: float
+    samples: SampleLog
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -56,7 +59,8 @@ class Ledger:
         """Reads the unfinished jobs of the service's last life."""
         for job in await self._store.unfinished():
             last = await self._store.last_event_id(job.job_id)
-            self._live[job.job_id] = LiveJob(job, last, self._clock())
+            stored = await self._store.samples(job.job_id, 0, limit=limits.MAX_SAMPLES + 1)
+            self._live[job.job_id] = LiveJob(job, last, self._clock(), _log_of(job, stored))
         self._metrics.count_jobs(await self._store.counts())
 
     def close(self) -> None:
@@ -67,7 +71,7 @@ class Ledger:
         """Stores a new job; a request seen before gives the job that it made then."""
         stored = await self._store.create(job, request=request)
         if stored.job_id == job.job_id:
-            self._live[job.job_id] = LiveJob(job, 1, self._clock())
+            self._live[job.job_id] = LiveJob(job, 1, self._clock(), _log_of(job))
             self._metrics.observe_job(None, job)
         return self._newest(stored)
 
@@ -104,7 +108,9 @@ class Ledger:
         """Makes `job` what the live job is now. The caller holds its lock. Raises Unavailable; then nothing changed."""
         now = self._clock()
         if happenings or now - live.saved_at >= limits.SAVE_PROGRESS_SECONDS:
-            await self._store.save(job, happenings, now=now)
+            samples, stride = live.samples.unsaved, live.samples.stride
+            await self._store.save(job, happenings, now=now, samples=samples, stride=stride)
+            live.samples.note_saved(samples)
             live.saved_at = now
         before, live.job = live.job, job
         live.last_event_id += len(happenings)
@@ -153,6 +159,28 @@ class Ledger:
                 return
             await change.wait()
 
+    async def steps(self, job_id: str, after_step: int) -> AsyncGenerator[StepSample]:
+        """The metrics of the job's steps after a given one, as they come; ends with the job."""
+        cursor, total = after_step, (await self.get(job_id)).spec.training.max_steps
+        if not 0 <= cursor <= total:
+            violation = f"got {cursor}, expected a number from 0 to {total}, the job's last step"
+            raise InvalidRequest([Violation("after_step", violation)])
+        while True:
+            change = self._feed.next_change(job_id)
+            job = await self.get(job_id)
+            while samples := await self._samples(job_id, cursor):
+                for sample in samples:
+                    yield sample
+                    cursor = sample.step
+            if job.state.is_terminal:
+                return
+            await change.wait()
+
+    async def _samples(self, job_id: str, after: int) -> Sequence[StepSample]:
+        if (live := self._live.get(job_id)) is not None:
+            return live.samples.after(after)
+        return await self._store.samples(job_id, after, limit=limits.SAMPLES_PER_READ)
+
     async def _now(self, job_id: str) -> tuple[Job, int]:
         """The job and the number of its newest event, both of the same moment."""
         job = await self.get(job_id)
@@ -160,3 +188,7 @@ class Ledger:
         if live is not None:
             return live.job, live.last_event_id
         return job, await self._store.last_event_id(job_id)
+
+
+def _log_of(job: Job, stored: Sequence[StepSample] = ()) -> SampleLog:
+    return SampleLog(stored, total=job.spec.training.max_steps)

@@ -18,6 +18,8 @@ MAX_JOB_FILE_DEPTH = 20  # a job file has four levels; a YAML alias may contain 
 # --- What the service sends -------------------------------------------------------------------------------------
 EXPORT_CHUNK_BYTES = 1024 * 1024  # big enough for full speed on loopback, a quarter of MAX_MESSAGE_BYTES
 EVENTS_PER_READ = 500  # a watcher's history is read in pieces, so that it never fills memory
+MAX_SAMPLES = 4096  # steps of a job whose metrics are kept: more than a screen has columns, 1 MB of memory
+SAMPLES_PER_READ = 500  # like EVENTS_PER_READ
 MAX_STATE_MESSAGE_LENGTH = 4000  # a traceback's last lines; keeps a job far below MAX_MESSAGE_BYTES
 MAX_NAME_IN_JOB_ID = 40  # job ids stay readable and make good directory names
 JOB_ID_SUFFIX_LENGTH = 6  # 32**6 is a thousand million ids for each name

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, astuple, fields, replace
 from typing import Any
 
 from service.jobs import (
@@ -30,6 +31,7 @@ from service.jobs import (
     WorkerSlow,
     WorkersWanted,
 )
+from service.runs import StepSample
 from service.start_checkpoint import StartCheckpoint
 from worker.spec import JobSpec, parse_spec
 
@@ -47,6 +49,7 @@ HAPPENINGS: Mapping[str, type[Happening]] = {
     "worker_slow": WorkerSlow,
     "workers_wanted": WorkersWanted,
 }
+SAMPLE = struct.Struct("<4d2?")  # in the order of StepSample's fields
 KINDS = {kind: name for name, kind in HAPPENINGS.items()}
 PARTS: Mapping[str, type[Progress | Evaluation | StartCheckpoint]] = {
     "progress": Progress,
@@ -92,6 +95,16 @@ def load_job(text: str) -> Job:
 def dump_happening(happening: Happening) -> tuple[str, str]:
     """What happened as (kind, JSON)."""
     return KINDS[type(happening)], json.dumps(asdict(happening))
+
+
+def dump_sample(sample: StepSample) -> bytes:
+    """A step's metrics, but for its number, in 34 bytes; a NaN is one."""
+    return SAMPLE.pack(*astuple(sample)[1:])
+
+
+def load_sample(step: int, body: bytes) -> StepSample:
+    """What `dump_sample` wrote."""
+    return StepSample(step, *SAMPLE.unpack(body))
 
 
 def load_happening(kind: str, text: str) -> Happening:

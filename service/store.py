@@ -16,6 +16,7 @@ from service import limits
 from service.errors import AlreadyExists, NotFound
 from service.jobs import Happening, Job, JobEvent, JobState, StateChanged
 from service.records import dump_job, load_job
+from service.runs import StepSample
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,19 @@ class JobStore(Protocol):
         """The job that a request made; raises AlreadyExists when it came with another spec."""
         ...
 
-    async def save(self, job: Job, happenings: Sequence[Happening] = (), *, now: float) -> tuple[JobEvent, ...]:
-        """Stores the job as it is now together with what happened, all or nothing; the new events."""
+    async def save(
+        self,
+        job: Job,
+        happenings: Sequence[Happening] = (),
+        *,
+        now: float,
+        samples: Sequence[StepSample] = (),
+        stride: int = 1,
+    ) -> tuple[JobEvent, ...]:
+        """Stores the job as it is now together with what happened, all or nothing; the new events.
+
+        The metrics of steps take the place of those that there are; others that `stride` does not divide are removed.
+        """
         ...
 
     async def get(self, job_id: str) -> Job:
@@ -73,8 +85,12 @@ class JobStore(Protocol):
         """The number of the job's newest event."""
         ...
 
+    async def samples(self, job_id: str, after: int, *, limit: int) -> tuple[StepSample, ...]:
+        """The metrics of the job's steps after step `after`, in order, up to `limit` of them."""
+        ...
+
     async def delete(self, job_id: str) -> None:
-        """Removes a job with its events and its request."""
+        """Removes a job with its events, its metrics and its request."""
         ...
 
     async def close(self) -> None:
@@ -98,6 +114,7 @@ class MemoryStore:
         self._jobs: dict[str, str] = {}  # oldest first
         self._positions: dict[str, int] = {}
         self._events: dict[str, list[JobEvent]] = {}
+        self._samples: dict[str, dict[int, StepSample]] = {}
         self._requests: dict[str, tuple[Request, str]] = {}
         self._next_position = 1
 
@@ -120,9 +137,20 @@ class MemoryStore:
         check_same(request, known[0].digest, known[1])
         return await self.get(known[1])
 
-    async def save(self, job: Job, happenings: Sequence[Happening] = (), *, now: float) -> tuple[JobEvent, ...]:
+    async def save(
+        self,
+        job: Job,
+        happenings: Sequence[Happening] = (),
+        *,
+        now: float,
+        samples: Sequence[StepSample] = (),
+        stride: int = 1,
+    ) -> tuple[JobEvent, ...]:
         """See JobStore."""
         await self.get(job.job_id)
+        if samples:
+            kept = {step: one for step, one in self._samples.get(job.job_id, {}).items() if step % stride == 0}
+            self._samples[job.job_id] = kept | {one.step: one for one in samples}
         self._jobs[job.job_id] = dump_job(job)
         events = self._events[job.job_id]
         new = tuple(
@@ -163,9 +191,16 @@ class MemoryStore:
         await self.get(job_id)
         return len(self._events[job_id])
 
+    async def samples(self, job_id: str, after: int, *, limit: int) -> tuple[StepSample, ...]:
+        """See JobStore."""
+        await self.get(job_id)
+        found = self._samples.get(job_id, {})
+        return tuple(found[step] for step in sorted(found) if step > after)[:limit]
+
     async def delete(self, job_id: str) -> None:
         """See JobStore."""
         await self.get(job_id)
+        self._samples.pop(job_id, None)
         del self._jobs[job_id], self._events[job_id], self._positions[job_id]
         self._requests = {key: known for key, known in self._requests.items() if known[1] != job_id}
 

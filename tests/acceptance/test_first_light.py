@@ -17,6 +17,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from service.client import Client
 from tests.leftovers import belongs_to_others, left_behind
 
 pytestmark = pytest.mark.ray
@@ -176,6 +177,10 @@ def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path) -> No
         events = [json.loads(line) for line in second.call("events", job_id, "--output", "json").splitlines()]
         saved = [event["checkpoint_saved"]["step"] for event in events if "checkpoint_saved" in event]
         assert paused["steps_completed"] in saved
+        with Client(second.address) as client:
+            steps = [metrics.step for metrics in client.stream_metrics(job_id)]
+        assert steps == sorted(set(steps))
+        assert (steps[0] <= paused["steps_completed"], steps[-1]) == (True, 3000), "those before the kill are kept"
         verified = last_job(second.call("verify", job_id, "--workers", "1", "--output", "json"))
         assert [one["step"] for one in verified["checkpoints"]] == list(range(500, 3001, 500))
         assert verified["checkpoints"][-1]["found"] == second.job(job_id)["weights_digest"]

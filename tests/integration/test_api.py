@@ -318,6 +318,63 @@ async def test_a_watcher_resumes_without_gap_or_repetition(start_service: StartS
         assert (await refusal(beyond.read()))[0] == "INVALID_ARGUMENT"
 
 
+async def steps_of(stub: Stub, job_id: str, after: int = 0) -> list[int]:
+    call = stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job_id, after_step=after))
+    return [metrics.step async for metrics in call]
+
+
+async def test_metrics_are_streamed_as_they_come_and_from_any_step_on(
+    start_service: StartService, make_spec: MakeSpec
+) -> None:
+    service = await start_service(cluster=FakeCluster(script=Script(hold_at=20)))
+    async with stub_of(service) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(make_spec())))
+        live = aiter(stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job.job_id)))
+        seen = [await anext(live) for _ in range(20)]
+        assert (await stub.GetJob(pb.GetJobRequest(job_id=job.job_id))).state == job_pb2.JOB_STATE_RUNNING
+        service.cluster.gate.set()
+        seen += [metrics async for metrics in live]
+        assert [metrics.step for metrics in seen] == list(range(1, 41))
+        assert seen[3] == job_pb2.StepMetrics(
+            step=4, loss=1 / 4, gradient_norm=0.5, learning_rate=0.1, seconds=0.001, is_clipped=True
+        )
+        assert not seen[4].is_clipped
+        for after in (0, 1, 25, 39, 40):
+            assert await steps_of(stub, job.job_id, after) == list(range(after + 1, 41))
+        for after in (-1, 41):
+            refused = stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job.job_id, after_step=after))
+            text = f"got {after}, expected a number from 0 to 40, the job's last step"
+            expected = ("INVALID_ARGUMENT", "INVALID_REQUEST", {"after_step": text})
+            assert await refusal(refused.read()) == expected
+        unknown = stub.StreamMetrics(pb.StreamMetricsRequest(job_id="nobody"))
+        assert (await refusal(unknown.read()))[:2] == ("NOT_FOUND", "JOB_NOT_FOUND")
+
+
+async def test_metrics_of_a_long_job_are_thinned_and_outlive_the_service(
+    start_service: StartService, make_spec: MakeSpec
+) -> None:
+    first = await start_service(cluster=FakeCluster(script=Script(steps_per_news=500)))
+    spec = make_spec(training={"global_batch_size": 8, "max_steps": 10_001}, checkpoint={}, evaluation={})
+    async with stub_of(first) as stub:
+        job = await stub.CreateJob(pb.CreateJobRequest(spec=spec_to_proto(spec)))
+        idle = [stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job.job_id)) for _ in range(20)]
+        await until_state(stub, job.job_id, job_pb2.JOB_STATE_SUCCEEDED)
+        kept = [*range(4, 10_001, 4), 10_001]
+        assert await steps_of(stub, job.job_id) == kept
+        late = [metrics.step async for metrics in idle[0]]
+        assert late == sorted(set(late)), "a slow reader has them in order, and none twice"
+        assert late[-1] == 10_001
+        for call in idle[1:]:
+            call.cancel()
+    await first.stop()
+    second = await start_service()
+    async with stub_of(second) as stub:
+        assert await steps_of(stub, job.job_id) == kept
+        await stub.DeleteJob(pb.DeleteJobRequest(job_id=job.job_id))
+        unknown = stub.StreamMetrics(pb.StreamMetricsRequest(job_id=job.job_id))
+        assert (await refusal(unknown.read()))[0] == "NOT_FOUND"
+
+
 async def test_watchers_that_never_read_hold_nobody_up(start_service: StartService, make_spec: MakeSpec) -> None:
     service = await start_service()
     async with stub_of(service) as stub:

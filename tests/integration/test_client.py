@@ -42,6 +42,30 @@ async def test_a_watching_client_sees_nothing_of_a_restart(start_service: StartS
         await second.stop()
 
 
+async def test_a_reader_of_metrics_sees_nothing_of_a_restart(start_service: StartService, make_spec: MakeSpec) -> None:
+    first = await start_service(cluster=FakeCluster(script=Script(hold_at=15)))
+    steps: list[int] = []
+    is_held = threading.Event()
+
+    def read(client: Client, job_id: str) -> None:
+        for metrics in client.stream_metrics(job_id, sleep=lambda seconds: time.sleep(seconds / 50)):
+            steps.append(metrics.step)
+            if metrics.step == 15:
+                is_held.set()
+
+    with Client(first.address) as client:
+        job = await asyncio.to_thread(client.create_job, make_spec())
+        reading = asyncio.create_task(asyncio.to_thread(read, client, job.job_id))
+        await asyncio.to_thread(is_held.wait)
+        await first.stop()
+        second = await start_service(listen=Address("127.0.0.1", first.endpoints.grpc.port))
+        await reading
+        assert steps == list(range(1, 41)), "what was done again since step 10 comes once"
+        again = await asyncio.to_thread(lambda: [one.step for one in client.stream_metrics(job.job_id, after_step=8)])
+        assert again == list(range(9, 41))
+        await second.stop()
+
+
 async def test_a_client_without_patience_hears_that_the_service_is_gone(
     start_service: StartService, make_spec: MakeSpec
 ) -> None:

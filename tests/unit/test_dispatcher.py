@@ -47,12 +47,14 @@ class FailingStore(MemoryStore):
         self.is_full = False
         self.refused = asyncio.Event()
 
-    async def save(self, job: Job, happenings: Sequence[Happening] = (), *, now: float) -> tuple[JobEvent, ...]:
+    async def save(
+        self, job: Job, happenings: Sequence[Happening] = (), *, now: float, **samples: Any
+    ) -> tuple[JobEvent, ...]:
         """See JobStore."""
         if self.is_full:
             self.refused.set()
             raise Unavailable("disk full", reason="STORE_UNAVAILABLE")
-        return await super().save(job, happenings, now=now)
+        return await super().save(job, happenings, now=now, **samples)
 
 
 @dataclass(eq=False)

@@ -36,7 +36,8 @@ from service.jobs import (
     WorkersChanged,
     WorkerSlow,
 )
-from service.records import spec_digest
+from service.records import dump_job, spec_digest
+from service.runs import StepSample
 from service.store import JobStore, MemoryStore, Request
 from worker.spec import parse_spec
 
@@ -111,6 +112,40 @@ async def test_every_kind_of_event_is_kept_in_order_and_without_gaps(store: JobS
     assert stored[1:] == first + second
     assert await store.events(job.job_id, 5) == stored[5:]
     assert await store.last_event_id(job.job_id) == len(stored)
+
+
+SAMPLES = tuple(StepSample(step, 1 / step, 0.3, 1e-3, 0.01, step == 2, False) for step in (1, 2, 3, 4))
+
+
+async def test_metrics_of_steps_are_kept_in_order_to_the_last_bit(store: JobStore) -> None:
+    job = await store.create(make_job())
+    assert await store.samples(job.job_id, 0, limit=9) == ()
+    await store.save(job, now=2.0, samples=SAMPLES[2:])
+    await store.save(job, now=2.0, samples=SAMPLES[:2])
+    assert await store.samples(job.job_id, 0, limit=9) == SAMPLES
+    assert await store.samples(job.job_id, 1, limit=2) == SAMPLES[1:3]
+    again = StepSample(2, math.inf, -0.0, 1e-300, 0.02, is_clipped=False, is_non_finite=True)
+    await store.save(job, now=2.0, samples=[again])
+    assert await store.samples(job.job_id, 1, limit=1) == (again,)
+    await store.save(job, now=2.0, samples=[replace(again, loss=math.nan)])
+    (found,) = await store.samples(job.job_id, 1, limit=1)
+    assert math.isnan(found.loss)
+
+
+async def test_metrics_are_thinned_and_go_with_their_job(store: JobStore) -> None:
+    job, other = await store.create(make_job()), await store.create(make_job("test-bbbbbb"))
+    for one in (job, other):
+        await store.save(one, now=2.0, samples=SAMPLES[:3])
+    await store.save(job, now=2.0, samples=SAMPLES[3:], stride=2)
+    assert [one.step for one in await store.samples(job.job_id, 0, limit=9)] == [2, 4]
+    await store.delete(job.job_id)
+    with pytest.raises(NotFound):
+        await store.samples(job.job_id, 0, limit=9)
+    with pytest.raises(NotFound):
+        await store.save(job, now=2.0, samples=SAMPLES)
+    await store.create(job)
+    assert await store.samples(job.job_id, 0, limit=9) == ()
+    assert len(await store.samples(other.job_id, 0, limit=9)) == 3
 
 
 async def test_a_nan_loss_is_kept(store: JobStore) -> None:
@@ -275,6 +310,23 @@ async def test_a_damaged_file_is_refused_by_name(tmp_path: Path, content: bytes)
     path.write_bytes(content)
     with pytest.raises(StartError, match=f"the job store {path} cannot be used: "):
         await SqliteStore(path).open()
+
+
+async def test_the_schema_before_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.executescript(MIGRATIONS[0])
+    row = ("test-aaaaaa", "queued", dump_job(make_job()))
+    connection.execute("INSERT INTO jobs (job_id, state, body) VALUES (?, ?, ?)", row)
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = SqliteStore(path)
+    await store.open()
+    await store.save(make_job(), now=2.0, samples=SAMPLES)
+    assert await store.get("test-aaaaaa") == make_job()
+    assert len(await store.samples("test-aaaaaa", 0, limit=10)) == 4
+    await store.close()
 
 
 async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -275,6 +275,24 @@ class CompilationFinished(_message.Message):
     seconds: float
     def __init__(self, num_kernels: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
+class StepMetrics(_message.Message):
+    __slots__ = ("step", "loss", "gradient_norm", "learning_rate", "seconds", "is_clipped", "is_non_finite")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    GRADIENT_NORM_FIELD_NUMBER: _ClassVar[int]
+    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    IS_CLIPPED_FIELD_NUMBER: _ClassVar[int]
+    IS_NON_FINITE_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    seconds: float
+    is_clipped: bool
+    is_non_finite: bool
+    def __init__(self, step: _Optional[int] = ..., loss: _Optional[float] = ..., gradient_norm: _Optional[float] = ..., learning_rate: _Optional[float] = ..., seconds: _Optional[float] = ..., is_clipped: bool = ..., is_non_finite: bool = ...) -> None: ...
+
 class Checkpoint(_message.Message):
     __slots__ = ("step", "time", "size_bytes", "weights_digest", "location", "verified", "problem")
     STEP_FIELD_NUMBER: _ClassVar[int]

@@ -27,15 +27,15 @@ from service.pb.backprop.v1 import spec_pb2 as backprop_dot_v1_dot_spec__pb2
 from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"backprop/v1/training_service.proto\x12\x0b\x62\x61\x63kprop.v1\x1a\x15\x62\x61\x63kprop/v1/job.proto\x1a\x16\x62\x61\x63kprop/v1/spec.proto\x1a\x1bgoogle/protobuf/empty.proto\"\x99\x01\n\x10\x43reateJobRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.backprop.v1.JobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x36\n\x10start_checkpoint\x18\x04 \x01(\x0b\x32\x1c.backprop.v1.StartCheckpoint\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"_\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.backprop.v1.JobState\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.backprop.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x0fPauseJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10ResumeJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x0fScaleJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\x05\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10\x44\x65leteJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\"P\n\x12\x45xportModelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12*\n\x07weights\x18\x02 \x01(\x0e\x32\x19.backprop.v1.ModelWeights\"8\n\x13\x45xportModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"8\n\x16ListCheckpointsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06verify\x18\x02 \x01(\x08\"G\n\x17ListCheckpointsResponse\x12,\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x17.backprop.v1.Checkpoint\"\x16\n\x14GetServerInfoRequest\"\xb6\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cworker_slots\x18\x02 \x01(\x05\x12\x19\n\x11\x66ree_worker_slots\x18\x03 \x01(\x05\x12\x13\n\x0bmodel_kinds\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x61ta_sources\x18\x05 \x03(\t\x12\x12\n\noptimizers\x18\x06 \x03(\t\x12\x11\n\tschedules\x18\x07 \x03(\t\x12\x14\n\x0chttp_address\x18\x08 \x01(\t*[\n\x0cModelWeights\x12\x1d\n\x19MODEL_WEIGHTS_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_WEIGHTS_RAW\x10\x01\x12\x15\n\x11MODEL_WEIGHTS_EMA\x10\x02\x32\xca\x06\n\x0fTrainingService\x12<\n\tCreateJob\x12\x1d.backprop.v1.CreateJobRequest\x1a\x10.backprop.v1.Job\x12\x36\n\x06GetJob\x12\x1a.backprop.v1.GetJobRequest\x1a\x10.backprop.v1.Job\x12G\n\x08ListJobs\x12\x1c.backprop.v1.ListJobsRequest\x1a\x1d.backprop.v1.ListJobsResponse\x12:\n\x08PauseJob\x12\x1c.backprop.v1.PauseJobRequest\x1a\x10.backprop.v1.Job\x12<\n\tResumeJob\x12\x1d.backprop.v1.ResumeJobRequest\x1a\x10.backprop.v1.Job\x12:\n\x08ScaleJob\x12\x1c.backprop.v1.ScaleJobRequest\x1a\x10.backprop.v1.Job\x12<\n\tCancelJob\x12\x1d.backprop.v1.CancelJobRequest\x1a\x10.backprop.v1.Job\x12\x42\n\tDeleteJob\x12\x1d.backprop.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12\x41\n\x08WatchJob\x12\x1c.backprop.v1.WatchJobRequest\x1a\x15.backprop.v1.JobEvent0\x01\x12R\n\x0b\x45xportModel\x12\x1f.backprop.v1.ExportModelRequest\x1a .backprop.v1.ExportModelResponse0\x01\x12\\\n\x0fListCheckpoints\x12#.backprop.v1.ListCheckpointsRequest\x1a$.backprop.v1.ListCheckpointsResponse\x12K\n\rGetServerInfo\x12!.backprop.v1.GetServerInfoRequest\x1a\x17.backprop.v1.ServerInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"backprop/v1/training_service.proto\x12\x0b\x62\x61\x63kprop.v1\x1a\x15\x62\x61\x63kprop/v1/job.proto\x1a\x16\x62\x61\x63kprop/v1/spec.proto\x1a\x1bgoogle/protobuf/empty.proto\"\x99\x01\n\x10\x43reateJobRequest\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.backprop.v1.JobSpec\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\x12\x36\n\x10start_checkpoint\x18\x04 \x01(\x0b\x32\x1c.backprop.v1.StartCheckpoint\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"_\n\x0fListJobsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12%\n\x06states\x18\x03 \x03(\x0e\x32\x15.backprop.v1.JobState\"K\n\x10ListJobsResponse\x12\x1e\n\x04jobs\x18\x01 \x03(\x0b\x32\x10.backprop.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"!\n\x0fPauseJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10ResumeJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"2\n\x0fScaleJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\x05\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\"\n\x10\x44\x65leteJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"9\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_event_id\x18\x02 \x01(\x03\":\n\x14StreamMetricsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x12\n\nafter_step\x18\x02 \x01(\x03\"P\n\x12\x45xportModelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12*\n\x07weights\x18\x02 \x01(\x0e\x32\x19.backprop.v1.ModelWeights\"8\n\x13\x45xportModelResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\"8\n\x16ListCheckpointsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06verify\x18\x02 \x01(\x08\"G\n\x17ListCheckpointsResponse\x12,\n\x0b\x63heckpoints\x18\x01 \x03(\x0b\x32\x17.backprop.v1.Checkpoint\"\x16\n\x14GetServerInfoRequest\"\xb6\x01\n\nServerInfo\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0cworker_slots\x18\x02 \x01(\x05\x12\x19\n\x11\x66ree_worker_slots\x18\x03 \x01(\x05\x12\x13\n\x0bmodel_kinds\x18\x04 \x03(\t\x12\x14\n\x0c\x64\x61ta_sources\x18\x05 \x03(\t\x12\x12\n\noptimizers\x18\x06 \x03(\t\x12\x11\n\tschedules\x18\x07 \x03(\t\x12\x14\n\x0chttp_address\x18\x08 \x01(\t*[\n\x0cModelWeights\x12\x1d\n\x19MODEL_WEIGHTS_UNSPECIFIED\x10\x00\x12\x15\n\x11MODEL_WEIGHTS_RAW\x10\x01\x12\x15\n\x11MODEL_WEIGHTS_EMA\x10\x02\x32\x9a\x07\n\x0fTrainingService\x12<\n\tCreateJob\x12\x1d.backprop.v1.CreateJobRequest\x1a\x10.backprop.v1.Job\x12\x36\n\x06GetJob\x12\x1a.backprop.v1.GetJobRequest\x1a\x10.backprop.v1.Job\x12G\n\x08ListJobs\x12\x1c.backprop.v1.ListJobsRequest\x1a\x1d.backprop.v1.ListJobsResponse\x12:\n\x08PauseJob\x12\x1c.backprop.v1.PauseJobRequest\x1a\x10.backprop.v1.Job\x12<\n\tResumeJob\x12\x1d.backprop.v1.ResumeJobRequest\x1a\x10.backprop.v1.Job\x12:\n\x08ScaleJob\x12\x1c.backprop.v1.ScaleJobRequest\x1a\x10.backprop.v1.Job\x12<\n\tCancelJob\x12\x1d.backprop.v1.CancelJobRequest\x1a\x10.backprop.v1.Job\x12\x42\n\tDeleteJob\x12\x1d.backprop.v1.DeleteJobRequest\x1a\x16.google.protobuf.Empty\x12\x41\n\x08WatchJob\x12\x1c.backprop.v1.WatchJobRequest\x1a\x15.backprop.v1.JobEvent0\x01\x12N\n\rStreamMetrics\x12!.backprop.v1.StreamMetricsRequest\x1a\x18.backprop.v1.StepMetrics0\x01\x12R\n\x0b\x45xportModel\x12\x1f.backprop.v1.ExportModelRequest\x1a .backprop.v1.ExportModelResponse0\x01\x12\\\n\x0fListCheckpoints\x12#.backprop.v1.ListCheckpointsRequest\x1a$.backprop.v1.ListCheckpointsResponse\x12K\n\rGetServerInfo\x12!.backprop.v1.GetServerInfoRequest\x1a\x17.backprop.v1.ServerInfob\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'backprop.v1.training_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELWEIGHTS']._serialized_start=1224
-  _globals['_MODELWEIGHTS']._serialized_end=1315
+  _globals['_MODELWEIGHTS']._serialized_start=1284
+  _globals['_MODELWEIGHTS']._serialized_end=1375
   _globals['_CREATEJOBREQUEST']._serialized_start=128
   _globals['_CREATEJOBREQUEST']._serialized_end=281
   _globals['_GETJOBREQUEST']._serialized_start=283
@@ -56,18 +56,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEJOBREQUEST']._serialized_end=683
   _globals['_WATCHJOBREQUEST']._serialized_start=685
   _globals['_WATCHJOBREQUEST']._serialized_end=742
-  _globals['_EXPORTMODELREQUEST']._serialized_start=744
-  _globals['_EXPORTMODELREQUEST']._serialized_end=824
-  _globals['_EXPORTMODELRESPONSE']._serialized_start=826
-  _globals['_EXPORTMODELRESPONSE']._serialized_end=882
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=884
-  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=940
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=942
-  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1013
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=1015
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=1037
-  _globals['_SERVERINFO']._serialized_start=1040
-  _globals['_SERVERINFO']._serialized_end=1222
-  _globals['_TRAININGSERVICE']._serialized_start=1318
-  _globals['_TRAININGSERVICE']._serialized_end=2160
+  _globals['_STREAMMETRICSREQUEST']._serialized_start=744
+  _globals['_STREAMMETRICSREQUEST']._serialized_end=802
+  _globals['_EXPORTMODELREQUEST']._serialized_start=804
+  _globals['_EXPORTMODELREQUEST']._serialized_end=884
+  _globals['_EXPORTMODELRESPONSE']._serialized_start=886
+  _globals['_EXPORTMODELRESPONSE']._serialized_end=942
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_start=944
+  _globals['_LISTCHECKPOINTSREQUEST']._serialized_end=1000
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_start=1002
+  _globals['_LISTCHECKPOINTSRESPONSE']._serialized_end=1073
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=1075
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=1097
+  _globals['_SERVERINFO']._serialized_start=1100
+  _globals['_SERVERINFO']._serialized_end=1282
+  _globals['_TRAININGSERVICE']._serialized_start=1378
+  _globals['_TRAININGSERVICE']._serialized_end=2300
 # @@protoc_insertion_point(module_scope)

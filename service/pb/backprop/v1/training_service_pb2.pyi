@@ -95,6 +95,14 @@ class WatchJobRequest(_message.Message):
     after_event_id: int
     def __init__(self, job_id: _Optional[str] = ..., after_event_id: _Optional[int] = ...) -> None: ...
 
+class StreamMetricsRequest(_message.Message):
+    __slots__ = ("job_id", "after_step")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    AFTER_STEP_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    after_step: int
+    def __init__(self, job_id: _Optional[str] = ..., after_step: _Optional[int] = ...) -> None: ...
+
 class ExportModelRequest(_message.Message):
     __slots__ = ("job_id", "weights")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]

@@ -82,6 +82,11 @@ class TrainingServiceStub(object):
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=backprop_dot_v1_dot_job__pb2.JobEvent.FromString,
                 _registered_method=True)
+        self.StreamMetrics = channel.unary_stream(
+                '/backprop.v1.TrainingService/StreamMetrics',
+                request_serializer=backprop_dot_v1_dot_training__service__pb2.StreamMetricsRequest.SerializeToString,
+                response_deserializer=backprop_dot_v1_dot_job__pb2.StepMetrics.FromString,
+                _registered_method=True)
         self.ExportModel = channel.unary_stream(
                 '/backprop.v1.TrainingService/ExportModel',
                 request_serializer=backprop_dot_v1_dot_training__service__pb2.ExportModelRequest.SerializeToString,
@@ -166,6 +171,16 @@ class TrainingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamMetrics(self, request, context):
+        """The metrics of the job's steps after a given one, each step once and in order, until the job ends. Of a long job
+        about 4096 steps are kept: those whose number divides by a power of two that grows with the job, and the last one.
+        Few are missing beside: those of the last seconds before the service died, and those too fast to be seen.
+        Evaluations on held-out samples are events, see WatchJob.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportModel(self, request, context):
         """The trained model as a safetensors file, in chunks.
         """
@@ -234,6 +249,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=backprop_dot_v1_dot_training__service__pb2.WatchJobRequest.FromString,
                     response_serializer=backprop_dot_v1_dot_job__pb2.JobEvent.SerializeToString,
+            ),
+            'StreamMetrics': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamMetrics,
+                    request_deserializer=backprop_dot_v1_dot_training__service__pb2.StreamMetricsRequest.FromString,
+                    response_serializer=backprop_dot_v1_dot_job__pb2.StepMetrics.SerializeToString,
             ),
             'ExportModel': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportModel,
@@ -495,6 +515,33 @@ class TrainingService(object):
             '/backprop.v1.TrainingService/WatchJob',
             backprop_dot_v1_dot_training__service__pb2.WatchJobRequest.SerializeToString,
             backprop_dot_v1_dot_job__pb2.JobEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/backprop.v1.TrainingService/StreamMetrics',
+            backprop_dot_v1_dot_training__service__pb2.StreamMetricsRequest.SerializeToString,
+            backprop_dot_v1_dot_job__pb2.StepMetrics.FromString,
             options,
             channel_credentials,
             insecure,

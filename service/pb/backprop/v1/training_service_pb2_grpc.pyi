@@ -53,6 +53,12 @@ class TrainingServiceStub:
     """Removes a finished job with its history, checkpoints and model."""
     WatchJob: _grpc.UnaryStreamMultiCallable[_training_service_pb2.WatchJobRequest, _job_pb2.JobEvent]
     """The job's lasting events after a given one, then its progress and new events until it ends."""
+    StreamMetrics: _grpc.UnaryStreamMultiCallable[_training_service_pb2.StreamMetricsRequest, _job_pb2.StepMetrics]
+    """The metrics of the job's steps after a given one, each step once and in order, until the job ends. Of a long job
+    about 4096 steps are kept: those whose number divides by a power of two that grows with the job, and the last one.
+    Few are missing beside: those of the last seconds before the service died, and those too fast to be seen.
+    Evaluations on held-out samples are events, see WatchJob.
+    """
     ExportModel: _grpc.UnaryStreamMultiCallable[_training_service_pb2.ExportModelRequest, _training_service_pb2.ExportModelResponse]
     """The trained model as a safetensors file, in chunks."""
     ListCheckpoints: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]
@@ -83,6 +89,12 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Removes a finished job with its history, checkpoints and model."""
     WatchJob: _aio.UnaryStreamMultiCallable[_training_service_pb2.WatchJobRequest, _job_pb2.JobEvent]  # type: ignore[assignment]
     """The job's lasting events after a given one, then its progress and new events until it ends."""
+    StreamMetrics: _aio.UnaryStreamMultiCallable[_training_service_pb2.StreamMetricsRequest, _job_pb2.StepMetrics]  # type: ignore[assignment]
+    """The metrics of the job's steps after a given one, each step once and in order, until the job ends. Of a long job
+    about 4096 steps are kept: those whose number divides by a power of two that grows with the job, and the last one.
+    Few are missing beside: those of the last seconds before the service died, and those too fast to be seen.
+    Evaluations on held-out samples are events, see WatchJob.
+    """
     ExportModel: _aio.UnaryStreamMultiCallable[_training_service_pb2.ExportModelRequest, _training_service_pb2.ExportModelResponse]  # type: ignore[assignment]
     """The trained model as a safetensors file, in chunks."""
     ListCheckpoints: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListCheckpointsRequest, _training_service_pb2.ListCheckpointsResponse]  # type: ignore[assignment]
@@ -164,6 +176,18 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_job_pb2.JobEvent], _abc.AsyncIterator[_job_pb2.JobEvent]]:
         """The job's lasting events after a given one, then its progress and new events until it ends."""
+
+    @_abc_1.abstractmethod
+    def StreamMetrics(
+        self,
+        request: _training_service_pb2.StreamMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_job_pb2.StepMetrics], _abc.AsyncIterator[_job_pb2.StepMetrics]]:
+        """The metrics of the job's steps after a given one, each step once and in order, until the job ends. Of a long job
+        about 4096 steps are kept: those whose number divides by a power of two that grows with the job, and the last one.
+        Few are missing beside: those of the last seconds before the service died, and those too fast to be seen.
+        Evaluations on held-out samples are events, see WatchJob.
+        """
 
     @_abc_1.abstractmethod
     def ExportModel(
