@@ -6,6 +6,7 @@ scraped, and go when the job is deleted or when MAX_FINISHED_JOBS younger ones h
 
 from __future__ import annotations
 
+import errno
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -16,11 +17,21 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics import MetricWrapperBase
 
-from service.jobs import CheckpointSaved, Evaluation, Happening, Job, JobState, WorkerLost
+from service.jobs import (
+    CheckpointCorrupt,
+    CheckpointFailed,
+    CheckpointSaved,
+    Evaluation,
+    Happening,
+    Job,
+    JobState,
+    WorkerLost,
+)
 from service.runs import News
 
 MAX_FINISHED_JOBS = 100  # about 60 series each: what the scrapes of a long-lived service may grow by
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 STEP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 CHECKPOINT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 QUEUE_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400, 86400)
@@ -142,6 +153,12 @@ class JobSeries:
             "backprop_checkpoint_seconds", "Time to write and verify a checkpoint.", job, buckets=CHECKPOINT_BUCKETS
         )
         self._checkpoint_bytes = gauge("backprop_checkpoint_bytes", "Size of the newest checkpoint.", job)
+        self._checkpoint_failures = counter(
+            "backprop_checkpoint_failures_total",
+            "Number of times that a checkpoint could not be written (disk_full, not_written), that the store did not "
+            "answer (unreachable), or that a checkpoint was passed over (corrupt, unreadable).",
+            [*job, "reason"],
+        )
 
     def _of(self, metric: Metric, job_id: str, *others: str) -> Metric:
         """A job's own series of a metric, remembered so that it can be dropped."""
@@ -167,6 +184,11 @@ class JobSeries:
                 case CheckpointSaved():
                     self._of(self._checkpoint_seconds, job.job_id).observe(happening.seconds)
                     self._of(self._checkpoint_bytes, job.job_id).set(happening.size_bytes)
+                case CheckpointFailed():
+                    self._of(self._checkpoint_failures, job.job_id, failure_of(happening)).inc()
+                case CheckpointCorrupt():
+                    reason = "unreadable" if happening.reason.startswith("cannot be read") else "corrupt"
+                    self._of(self._checkpoint_failures, job.job_id, reason).inc()
                 case WorkerLost():
                     self._of(self._workers_lost, job.job_id, cause_of(happening.reason)).inc()
 
@@ -193,6 +215,13 @@ class JobSeries:
         redone = news.steps_redone - self._redone_seen.get(job_id, 0)
         self._of(self._redone, job_id).inc(redone if redone >= 0 else news.steps_redone)
         self._redone_seen[job_id] = news.steps_redone
+
+
+def failure_of(failed: CheckpointFailed) -> str:
+    """Why a checkpoint failed, as a label."""
+    if failed.error.startswith("StoreUnreachableError:"):
+        return "unreachable"
+    return "disk_full" if any(f"[Errno {number}]" in failed.error for number in DISK_FULL) else "not_written"
 
 
 def cause_of(reason: str) -> str:

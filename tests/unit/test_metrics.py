@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import replace
 
 import pytest
 
+from service.checkpoint_writer import one_line
 from service.jobs import (
+    CheckpointCorrupt,
+    CheckpointFailed,
     CheckpointSaved,
     Evaluation,
+    Happening,
     Job,
     JobState,
     Progress,
@@ -20,6 +25,7 @@ from service.jobs import (
 )
 from service.metrics import MAX_FINISHED_JOBS, Metrics, cause_of
 from service.runs import News, StepSample
+from worker.checkpoint_store import StoreUnreachableError
 from worker.spec import parse_spec
 
 SPEC = parse_spec({"model": {"mlp": {}}, "data": {"digits": {}}, "training": {"global_batch_size": 8}})
@@ -27,6 +33,7 @@ SPEC = parse_spec({"model": {"mlp": {}}, "data": {"digits": {}}, "training": {"g
 NAMES = [
     "backprop_build_info",
     "backprop_checkpoint_bytes",
+    "backprop_checkpoint_failures_total",
     "backprop_checkpoint_seconds",
     "backprop_clipped_steps_total",
     "backprop_job_gradient_norm",
@@ -121,6 +128,25 @@ def test_what_happens_to_a_job_is_counted(metrics: Metrics) -> None:
     assert seen['backprop_checkpoint_bytes{job_id="test-abcdef"}'] == 10
     assert seen['backprop_job_workers{job_id="test-abcdef"}'] == 2
     assert seen['backprop_job_step{job_id="test-abcdef"}'] == 7
+
+
+@pytest.mark.parametrize(
+    ("happening", "reason"),
+    [
+        (CheckpointFailed(5, one_line(OSError(errno.ENOSPC, "No space left on device", "/c/weights"))), "disk_full"),
+        (CheckpointFailed(5, one_line(OSError(errno.EDQUOT, "Disk quota exceeded")) + "; tried again"), "disk_full"),
+        (CheckpointFailed(5, one_line(OSError(errno.EIO, "Input/output error"))), "not_written"),
+        (CheckpointFailed(5, one_line(OSError("what was read back is not what was written"))), "not_written"),
+        (CheckpointFailed(0, one_line(StoreUnreachableError("s3://b: no answer"))), "unreachable"),
+        (CheckpointCorrupt("/c", "weights.safetensors: got 3 bytes"), "corrupt"),
+        (CheckpointCorrupt("/c", "cannot be read: [Errno 5] Input/output error"), "unreadable"),
+    ],
+)
+def test_checkpoints_that_fail_are_counted_by_their_reason(metrics: Metrics, happening: Happening, reason: str) -> None:
+    metrics.observe_job(running(), running(), [happening, happening])
+    name = "backprop_checkpoint_failures_total"
+    counted = {series: value for series, value in values(metrics).items() if series.startswith(name)}
+    assert counted == {f'{name}{{job_id="test-abcdef",reason="{reason}"}}': 2}
 
 
 @pytest.mark.parametrize(
