@@ -1,11 +1,14 @@
 """How fast a job goes on when a worker is killed: real Ray, a real job, SIGKILL again and again.
 
-    python -m benchmarks.recovery [--workers 2] [--kills 10] [--width 256] [--no-spare]
+    python -m benchmarks.recovery [--workers 2] [--kills 10] [--width 256] [--no-spare] [--torchrun-kills 5]
 
 Prints, from the kill on: when the survivors begin to compute again, when they have committed the next step, and when
 the job is at full strength, that is, when a step is committed in which the replacement has taken part. Times are read
 off the job's control page every half millisecond. A job keeps a worker in reserve where its node has a slot free; with
 --no-spare there is none.
+
+Beside it, where PyTorch is installed: torchrun, whose workers train a model of the same size, and how long it is until
+all of them have done a step again. --torchrun-kills says how often one is killed; 0 leaves it out.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from service.ray_environment import prepare_local
 
 prepare_local()
 
+from benchmarks import torchrun
 from service.cluster import RayCluster
 from service.jobs import Job
 from service.local_cluster import open_local_cluster
@@ -129,6 +133,7 @@ async def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--width", type=int, default=256, help="of the two hidden layers")
     parser.add_argument("--no-spare", action="store_true", help="leave no slot free for a worker in reserve")
+    parser.add_argument("--torchrun-kills", type=int, default=5, help="of torchrun's workers; 0 does without it")
     options = parser.parse_args()
     if options.workers < 2:
         parser.error("--workers: expected at least 2: without survivors nobody goes on")
@@ -145,7 +150,30 @@ async def main() -> None:
     names = ("survivors compute again", "next step committed", "full strength")
     print(f"{options.workers} workers, {len(times)} kills; seconds from the kill: median (worst)")
     for name, seconds in zip(names, zip(*times, strict=True), strict=True):
-        print(f"  {name:<24} {statistics.median(seconds):.3f} ({max(seconds):.3f})")
+        print_line(name, seconds)
+    if options.torchrun_kills:
+        print_torchrun(workers=options.workers, kills=options.torchrun_kills, width=options.width)
+
+
+def print_torchrun(*, workers: int, kills: int, width: int) -> None:
+    """Prints how long torchrun takes, or why that is not known."""
+    if not torchrun.is_installed():
+        print("torchrun was not measured: PyTorch is not installed here")
+        return
+    try:
+        seconds = torchrun.restarts(workers=workers, kills=kills, width=width)
+    except torchrun.TorchrunError as error:
+        print(f"torchrun was not measured: {error}")
+        return
+    print(
+        f"torchrun, {workers} gloo workers, {len(seconds)} kills; it starts all workers anew, without a checkpoint here"
+    )
+    print_line("all train again", seconds)
+
+
+def print_line(name: str, seconds: Sequence[float]) -> None:
+    """Prints a median, and the worst beside it."""
+    print(f"  {name:<24} {statistics.median(seconds):.3f} ({max(seconds):.3f})", flush=True)
 
 
 if __name__ == "__main__":
