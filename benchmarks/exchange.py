@@ -10,6 +10,7 @@ Adam's state, on each node. PyTorch's is what DistributedDataParallel does, on e
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -104,6 +105,7 @@ def _everybodys(path: Path, rank: int, world: int, address: tuple[str, int]) -> 
 
 def gloo_between(rank: int, world: int, port: int, nodes: Nodes, num_parameters: int) -> Run:
     """PyTorch's, on the same nodes."""
+    os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # otherwise it complains that the nodes have no names
     if nodes is None:
         return gloo(rank, world, port, num_parameters)
     nodes[rank // (world // 2)].enter()

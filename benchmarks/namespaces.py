@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import secrets
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 _NAMES = Path("/run/netns")
 _CLONE_NEWNET = 0x40000000
+BURST = "128kb"  # what passes at once: above the 64 kB that the kernel hands over as one, and not a whole exchange
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Namespace:
             if libc.setns(file.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), f"cannot enter the network namespace {self.name}")
         os.environ["GLOO_SOCKET_IFNAME"] = self.device
+
+    @property
+    def times_held_up(self) -> int:
+        """How often the limited wire has let something wait that this node sent."""
+        shown = _call("tc", "-n", self.name, "-s", "-j", "qdisc", "show", "dev", self.device)
+        return sum(int(one["overlimits"]) for one in json.loads(shown) if one["kind"] == "tbf")
 
     def cut(self) -> None:
         """Takes the link away without a word to anybody."""
@@ -52,7 +60,7 @@ def two_namespaces(*, rate: str | None = None) -> Iterator[tuple[Namespace, Name
             _ip("-n", node.name, "addr", "add", f"{node.host}/24", "dev", node.device)
             _ip("-n", node.name, "link", "set", node.device, "up")
             if rate is not None:
-                limit = ("tbf", "rate", rate, "burst", "1mb", "latency", "50ms")
+                limit = ("tbf", "rate", rate, "burst", BURST, "latency", "50ms")
                 _call("tc", "-n", node.name, "qdisc", "add", "dev", node.device, "root", *limit)
         yield first, second
     finally:
@@ -64,5 +72,5 @@ def _ip(*arguments: str) -> None:
     _call("ip", *arguments)
 
 
-def _call(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _call(*command: str) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True).stdout
