@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -133,6 +135,7 @@ def main() -> None:
     parser.add_argument("--loopback", action="store_true")
     options = parser.parse_args()
     world = 2 * options.workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the namespaces would stay
     with ExitStack() as stack:
         nodes = None if options.loopback else stack.enter_context(two_namespaces(rate=options.rate))
         for millions in options.parameters:
