@@ -27,6 +27,12 @@ def exp(x: Array, out: Array) -> None:
 
 
 @compiled
+def exp_of_negative(x: Array, out: Array) -> None:
+    for i in range(x.size):
+        out[i] = approximations.exp_of_negative(x[i])
+
+
+@compiled
 def erf(x: Array, out: Array) -> None:
     for i in range(x.size):
         out[i] = approximations.erf(x[i])
@@ -121,6 +127,12 @@ def test_exp_underflows_gradually_and_overflows_to_infinity() -> None:
     got = allocated(exp)(x)
     with np.errstate(over="ignore"):
         np.testing.assert_array_max_ulp(got, np.exp(x.astype(np.float64)).astype(np.float32), 2)
+
+
+def test_exp_of_negative_is_exp_where_that_is_a_normal_number_and_zero_below() -> None:
+    x = np.concatenate([-np.abs(grid(-87.0, 0.0)), [-87.001, -104, -1e4, -1e30, -np.inf, np.nan]]).astype(np.float32)
+    wanted = np.where(x < -87, 0, allocated(exp)(x))
+    np.testing.assert_array_equal(allocated(exp_of_negative)(x), wanted)
 
 
 @pytest.mark.parametrize("name", ["relu", "tanh", "sigmoid", "gelu_erf", "gelu_tanh"])

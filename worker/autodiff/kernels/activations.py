@@ -89,4 +89,4 @@ def gelu_erf(x: Array, out: Array) -> None:
 def gelu_erf_backward(g: Array, x: Array, out: Array) -> None:
     for i in range(x.size):
         v = x[i]
-        out[i] = g[i] * (HALF + HALF * ap.erf(v * SQRT_HALF) + v * PDF_AT_0 * ap.exp(-HALF * v * v))
+        out[i] = g[i] * (HALF + HALF * ap.erf(v * SQRT_HALF) + v * PDF_AT_0 * ap.exp_of_negative(-HALF * v * v))

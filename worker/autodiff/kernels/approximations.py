@@ -25,6 +25,7 @@ LOG2E = f32(1.44269504)
 LN2_HIGH, LN2_LOW = f32(0.693359375), f32(-2.12194440e-4)
 ROUND = f32(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits of the mantissa
 EXP_MIN, EXP_MAX = f32(-104.0), f32(89.0)  # beyond these the result is 0 and Inf
+EXP_NORMAL = f32(-87.0)  # below it the result is subnormal, or soon
 # The polynomial of Cephes' expf (Moshier).
 EXP2, EXP3, EXP4 = f32(0.5), f32(1.6666665459e-1), f32(4.1665795894e-2)
 EXP5, EXP6, EXP7 = f32(8.3334519073e-3), f32(1.3981999507e-3), f32(1.9875691500e-4)
@@ -36,14 +37,25 @@ def exp(x: Float) -> Float:
     x = EXP_MIN if x < EXP_MIN else x
     x = EXP_MAX if x > EXP_MAX else x
     shifted = fma(x, LOG2E, ROUND)
-    n = shifted - ROUND
-    r = fma(-n, LN2_LOW, fma(-n, LN2_HIGH, x))
-    p = fma(fma(fma(fma(fma(EXP7, r, EXP6), r, EXP5), r, EXP4), r, EXP3), r, EXP2)
-    p = fma(p * r, r, r) + ONE
     # 2**n in two factors, so that n = 128 and the subnormal numbers come out right.
     whole = bits_of(shifted) - bits_of(ROUND)
     half = whole >> np.int32(1)
-    return p * power_of_two(half) * power_of_two(whole - half)
+    return exp_of_rest(x, shifted - ROUND) * power_of_two(half) * power_of_two(whole - half)
+
+
+@compiled
+def exp_of_negative(x: Float) -> Float:
+    """e**x for x <= 0, and 0 where that is no normal number: half of `exp`'s work is for other x."""
+    shifted = fma(x, LOG2E, ROUND)
+    e = exp_of_rest(x, shifted - ROUND) * power_of_two(bits_of(shifted) - bits_of(ROUND))
+    return ZERO if x < EXP_NORMAL else e
+
+
+@compiled
+def exp_of_rest(x: Float, n: Float) -> Float:
+    r = fma(-n, LN2_LOW, fma(-n, LN2_HIGH, x))
+    p = fma(fma(fma(fma(fma(EXP7, r, EXP6), r, EXP5), r, EXP4), r, EXP3), r, EXP2)
+    return fma(p * r, r, r) + ONE
 
 
 @compiled
@@ -91,6 +103,6 @@ def erf(x: Float) -> Float:
     t = abs(x)
     t = ERF_MAX if t > ERF_MAX else t
     q = fma(fma(fma(fma(fma(TAIL6, t, TAIL5), t, TAIL4), t, TAIL3), t, TAIL2), t, TAIL1)
-    large = ONE - exp(-q * t)
+    large = ONE - exp_of_negative(-q * t)
     large = -large if x < ZERO else large
     return small if t < ERF_SMALL else large

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from worker.autodiff.kernels import operands, strips
-from worker.autodiff.kernels.approximations import ONE, ZERO, exp
+from worker.autodiff.kernels.approximations import ONE, ZERO, exp_of_negative
 from worker.autodiff.kernels.compilation import compiled, compiled_sum
 from worker.autodiff.kernels.intrinsics import maximum
 from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes, address_of
@@ -266,7 +266,7 @@ def softmax_rows(scores: Array, scale: np.float32, first: int, last: int, end: i
             largest = ZERO
         total = ZERO
         for s in range(seen):
-            e = exp(row[s] * scale - largest)
+            e = exp_of_negative(row[s] * scale - largest)
             row[s] = e
             total += e
         share = ZERO if total == ZERO else ONE / total

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels.approximations import ONE, ZERO, exp
+from worker.autodiff.kernels.approximations import ONE, ZERO, exp_of_negative
 from worker.autodiff.kernels.compilation import compiled, compiled_sum
 from worker.autodiff.kernels.intrinsics import maximum
 
@@ -59,7 +59,7 @@ def softmax_cross_entropy(
             largest = maximum(largest, row[j])
         total = ZERO
         for j in range(columns):
-            e = exp(row[j] - largest)
+            e = exp_of_negative(row[j] - largest)
             out[j] = e
             total += e
         losses[i] = np.float32(math.log(np.float64(total))) - (row[target] - largest)
