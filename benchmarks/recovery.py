@@ -81,8 +81,11 @@ class Stopwatch:
 
     async def take_in_news(self) -> None:
         """As the service does it."""
+        stored = 0
         while True:
-            for report in (await self.run.news()).reports:
+            news = await self.run.news(stored)
+            stored = news.last_report
+            for report in news.reports:
                 if isinstance(report, RunFailed):
                     raise SystemExit(f"the job failed: {report.message}")
 
@@ -110,7 +113,7 @@ async def measure_run(
     run: Run, spec: JobSpec, segment_pattern: str, *, workers: int, kills: int
 ) -> list[tuple[float, float, float]]:
     """The same, of a run that has been launched."""
-    while not any(isinstance(report, RunStarted) for report in (await run.news()).reports):
+    while not any(isinstance(report, RunStarted) for report in (await run.news(0)).reports):
         pass
     shape = Replica.load(spec, capacity=run.capacity).facts.shape
     control = Segment.attach(Path(*glob(segment_pattern)), shape).control

@@ -1,4 +1,4 @@
-"""One attempt at a job: a run from its launch to its end, and what of its news enters the job's record.
+"""One attempt at a job: a run from its launch, or from where it is found, to its end; its news enter the job's record.
 
 What the job's record says the run is told: its state, whether it is to stop, and `Attempt.aim`, how many workers it
 is to have. Changes jobs through the ledger alone. Knows neither Ray nor gRPC.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from service import limits
 from service.directories import JobDirectories
@@ -16,21 +17,24 @@ from service.jobs import Happening, JobState, Trigger
 from service.ledger import Ledger, LiveJob
 from service.metrics import Metrics
 from service.reports import absorb, absorb_progress, move
-from service.runs import Cluster, News, Run, RunLostError, RunPaused, RunStopped
+from service.runs import Cluster, News, Run, RunLostError, RunPaused, RunStopped, Survivor
 
 log = logging.getLogger(__name__)
 STOPPING = (JobState.PAUSING, JobState.CANCELLING)
 
 
 class Attempt:
-    """A launched job. `task` runs it; `freed` is called when it holds fewer worker slots than before."""
+    """A launched job. `task` runs it; `freed` is called when it holds fewer worker slots than before.
+
+    Where the cluster keeps runs and the task is cancelled, for the service stops, the run goes on.
+    """
 
     task: asyncio.Task[None]
 
     def __init__(
         self,
         live: LiveJob,
-        workers: int,
+        start: int | Survivor,  # with so many workers, or with what is there
         *,
         ledger: Ledger,
         cluster: Cluster,
@@ -42,8 +46,10 @@ class Attempt:
     ) -> None:
         self._live, self._ledger, self._cluster, self._directories = live, ledger, cluster, directories
         self._metrics, self._clock, self._patience, self._freed = metrics, clock, patience, freed
-        self._target = self._told = workers
-        self._held = 0  # as the run last said, of its own worker processes
+        self._survivor = start if isinstance(start, Survivor) else None
+        self._target = self._told = start.workers if isinstance(start, Survivor) else start
+        self._held = start.slots_held if isinstance(start, Survivor) else 0  # as the run last said
+        self._dropped = 0
 
     def __repr__(self) -> str:
         return f"<Attempt {self._live.job.job_id}, {self._target} workers wanted, {self.slots} slots held>"
@@ -63,18 +69,25 @@ class Attempt:
         self._held, self._target = self.slots, workers
 
     async def run(self) -> None:
-        """Launches the run and follows it to its end. Raises RunLostError."""
+        """Launches the run, unless it is there, and follows it to its end. Raises RunLostError."""
+        run, is_over = self._survivor.run if self._survivor is not None else await self._launch(), True
+        try:
+            await self._follow(run)
+        except asyncio.CancelledError:
+            is_over = not self._cluster.keeps_runs
+            raise
+        finally:
+            if is_over:
+                await self._close(run)
+
+    async def _launch(self) -> Run:
         job = self._live.job
         directory = await self._directories.make(job.job_id)
         try:
             async with asyncio.timeout(self._patience.launch_seconds):
-                run = await self._cluster.launch(job, self._told, directory)
+                return await self._cluster.launch(job, self._told, directory)
         except TimeoutError:
             raise RunLostError(f"the workers were not there after {self._patience.launch_seconds:g} s") from None
-        try:
-            await self._follow(run)
-        finally:
-            await self._close(run)
 
     async def _follow(self, run: Run) -> None:
         """Takes in a run's news until it has ended, or has had its time to end after it was asked to."""
@@ -92,7 +105,7 @@ class Attempt:
             told = self._told
             try:
                 async with asyncio.timeout(self._patience.news_seconds):
-                    news = await run.news()
+                    news = await run.news(live.job.reports_taken)
             except TimeoutError:
                 raise RunLostError(f"the coordinator did not answer for {self._patience.news_seconds:g} s") from None
             if self._target == told:
@@ -128,19 +141,23 @@ class Attempt:
 
     async def _take_in(self, news: News) -> bool:
         """Records a run's news; whether the run has stopped."""
-        live = self._live
+        live, reports = self._live, news.reports
         live.samples.add(news.steps)  # before the job may end, and its readers with it
-        has_stopped = any(isinstance(report, RunStopped | RunPaused) for report in news.reports)
+        has_stopped = bool(reports) and isinstance(reports[-1], RunStopped | RunPaused)
+        if has_stopped:  # counts when the run is closed, and nothing is left of it: until then it is told again
+            reports = reports[:-1]
         async with live.lock:
-            job = absorb_progress(live.job, news.progress)
+            job = replace(absorb_progress(live.job, news.progress), reports_taken=news.last_report - has_stopped)
             happenings: list[Happening] = []
-            for report in news.reports:  # that it has stopped counts when the run is closed, and nothing is left of it
-                if not isinstance(report, RunStopped | RunPaused):
-                    job, more = absorb(job, report, now=self._clock())
-                    happenings.extend(more)
+            for report in reports:
+                job, more = absorb(job, report, now=self._clock())
+                happenings.extend(more)
             if job != live.job or happenings:
                 await self._ledger.record_surely(live, job, happenings)
         self._metrics.observe_news(live.job, news)
+        if news.reports_dropped > self._dropped:
+            log.warning("job %s: %d events were lost: too many while nobody asked", job.job_id, news.reports_dropped)
+            self._dropped = news.reports_dropped
         if has_stopped and live.job.state not in STOPPING and not live.job.state.is_terminal:
             raise RunLostError("the run stopped although nobody asked it to")
         return has_stopped

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,18 +16,17 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from service import limits, survival
 from service.checkpoints import CheckpointPolicy
-from service.coordinator import CoordinatorActor
+from service.coordinator import CoordinatorActor, Situation
 from service.jobs import Job
-from service.runs import News, Run, RunLostError
+from service.runs import News, Run, RunLostError, Survivor
 from service.worker_group import Order
 from worker.process import ENVIRONMENT
 from worker.reduce.segment import DIRECTORY as SHARED_MEMORY
 from worker.reduce.tree import max_slots
 
 logger = logging.getLogger(__name__)
-
-CLOSE_SECONDS = 15.0  # a coordinator that does not end its run in this time is killed with it
 
 
 class ClusterError(Exception):
@@ -45,10 +44,10 @@ class RayRun:
         """The most workers that it can be scaled to: its segment was made for so many."""
         return self._capacity
 
-    async def news(self) -> News:
-        """What happened since the last call. Raises RunLostError when the coordinator is dead."""
+    async def news(self, after: int) -> News:
+        """What happened after that report. Raises RunLostError when the coordinator is dead."""
         try:
-            news: News = await self._coordinator.news.remote()
+            news: News = await self._coordinator.news.remote(after)
         except RayError as error:
             raise RunLostError(" ".join(str(error).split())[:200]) from error
         return news
@@ -75,16 +74,15 @@ class RayRun:
 
     async def close(self) -> None:
         """Ends the workers, the coordinator and the segment."""
-        try:
-            await asyncio.wait_for(_answer(self._coordinator.close.remote()), CLOSE_SECONDS)
-        except (RayError, TimeoutError):
-            logger.warning("the coordinator did not end its run; it is killed, and its workers with it")
-        ray.kill(self._coordinator)
+        await survival.end(self._coordinator)
         self._segment.unlink(missing_ok=True)
 
 
 class RayCluster:
-    """A Ray cluster that this process is connected to. Only one at a time."""
+    """A Ray cluster that this process is connected to. Only one at a time.
+
+    `token` says whose runs are whose. Where it `keeps_runs`, they outlive this process.
+    """
 
     def __init__(
         self,
@@ -94,9 +92,10 @@ class RayCluster:
         token: str,
         directory: Path | None,
         policy: CheckpointPolicy = CheckpointPolicy(),
+        keep_seconds: float = limits.KEEP_RUN_SECONDS,
     ) -> None:
         self._num_slots, self._largest_node_slots, self._token = num_slots, largest_node_slots, token
-        self._directory, self._policy = directory, policy
+        self._directory, self._policy, self._keep_seconds = directory, policy, keep_seconds
         self._janitor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -108,6 +107,15 @@ class RayCluster:
     def largest_node_slots(self) -> int:
         """Worker processes that the largest node can run."""
         return self._largest_node_slots
+
+    @property
+    def keeps_runs(self) -> bool:
+        """Whether runs go on when this process has gone: not on a cluster that goes with it."""
+        return self._directory is None
+
+    @property
+    def _namespace(self) -> str:
+        return f"backprop-{self._token}"
 
     @property
     def segment_pattern(self) -> str:
@@ -130,17 +138,29 @@ class RayCluster:
             checkpoints=self._policy.location(job.job_id, directory),
             worker_options={"num_cpus": 1, "scheduling_strategy": placement},
             allow_different_numerics=self._policy.allow_different_numerics,
+            keep_seconds=self._keep_seconds,
         )
-        actor = CoordinatorActor.options(scheduling_strategy=placement).remote(order)
+        lasting = survival.options_of(job, self._namespace) if self.keeps_runs else {}
+        actor = CoordinatorActor.options(scheduling_strategy=placement, **lasting).remote(order)
         coordinator = cast("ActorHandle[Any]", actor)
         try:
             await coordinator.start.remote()
         except RayError as error:
+            ray.kill(coordinator)
             raise RunLostError(f"the coordinator could not be started: {' '.join(str(error).split())[:300]}") from error
         except BaseException:  # the service waits no longer: nobody would ever close this run
             ray.kill(coordinator)
             raise
         return RayRun(coordinator, segment, capacity=order.capacity)
+
+    async def survivors(self, jobs: Collection[Job]) -> Mapping[str, Survivor]:
+        """The runs of the service's last life that are there, by job; whatever else is left of it is ended."""
+        if not self.keeps_runs:
+            return {}
+        names = {survival.name_of(job): job.job_id for job in jobs}
+        found = await survival.find(names, namespace=self._namespace)
+        await survival.sweep(self.segment_pattern, spared=[there.segment for _, there in found.values()])
+        return {names[name]: _survivor(coordinator, there) for name, (coordinator, there) in found.items()}
 
     async def close(self) -> None:
         """Disconnects; a local cluster is ended, and its files and shared memory are removed."""
@@ -171,8 +191,10 @@ def capacity_for(job: Job, workers: int, *, most: int) -> int:
     )
 
 
-async def open_remote_cluster(address: str, *, policy: CheckpointPolicy = CheckpointPolicy()) -> RayCluster:
-    """Connects to a running Ray cluster, such as "192.0.2.1:6379" or "auto"."""
+async def open_remote_cluster(
+    address: str, *, identity: str, policy: CheckpointPolicy = CheckpointPolicy()
+) -> RayCluster:
+    """Connects to a running Ray cluster, such as "192.0.2.1:6379" or "auto". `identity` tells services apart there."""
     try:
         await asyncio.to_thread(
             ray.init,
@@ -188,14 +210,15 @@ async def open_remote_cluster(address: str, *, policy: CheckpointPolicy = Checkp
     return RayCluster(
         num_slots=sum(slots),
         largest_node_slots=max(slots, default=0),
-        token=secrets.token_hex(4),
+        token=identity,
         directory=None,
         policy=policy,
     )
 
 
-async def _answer(call: Any) -> Any:
-    return await call
+def _survivor(coordinator: ActorHandle[Any], there: Situation) -> Survivor:
+    run = RayRun(coordinator, there.segment, capacity=there.capacity)
+    return Survivor(run, there.workers, there.slots_held)
 
 
 def _roomiest_node() -> str:

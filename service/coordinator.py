@@ -5,6 +5,8 @@ workers need nobody. Between legs the committed weights stand still and are eval
 written while the next leg runs. Workers come and go between legs: whoever is ready takes part in the next plan, and
 asks for a leg's end to do so. A lost worker ends the leg for all; those that are left do the step again at once, and
 a new one is started in the background. What happens goes to the service as `News`.
+
+It does not need the service: it goes on to the end without one, and then keeps what became of the run for a while.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ import asyncio
 import logging
 import math
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import ray
 
+from service import __version__
 from service.checkpoint_writer import CheckpointWriter, one_line
 from service.jobs import Evaluation, StateReason, WorkerLost, WorkersChanged, WorkerSlow
 from service.losses import Losses
 from service.membership import Team, decide
 from service.observer import SegmentObserver
+from service.outbox import Outbox
 from service.resumption import RefusedError
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 from service.seats import Standing
@@ -37,6 +42,21 @@ NEWS_SECONDS = 0.2  # how long a question for news waits for something to happen
 logger = logging.getLogger(__name__)
 
 
+class ClosedError(Exception):
+    """The run was closed before it had ended: nobody can follow it any more."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """How a run stands, for a service that has just come to it; `workers` are wanted."""
+
+    version: str
+    segment: Path
+    capacity: int
+    workers: int
+    slots_held: int
+
+
 class _Coordinator:
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -50,28 +70,40 @@ class _Coordinator:
         self._has_begun = self._is_cancelled = self._is_pausing = False
         self._observer: SegmentObserver | None = None
         self._steps_redone = 0
-        self._reports: list[Report] = []
+        self._outbox = Outbox()
         self._has_news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._departure: asyncio.TimerHandle | None = None
+        self._watch_for_service()
 
     # What the service calls.
 
-    async def start(self) -> None:
-        """Starts the run; its news tell what becomes of it."""
-        self._task = asyncio.create_task(self._run())
+    async def start(self) -> Situation:
+        """Starts the run, unless it was; its news tell what becomes of it. Raises ClosedError."""
+        if self._is_closed:
+            raise ClosedError(f"the run of job {self._order.job_id} was closed")
+        self._watch_for_service()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        order, held = self._order, self._group.num_processes
+        return Situation(__version__, order.segment, order.capacity, self._wanted, held)
 
-    async def news(self) -> News:
-        """What happened since the last call; waits a moment for something to happen."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._has_news.wait(), NEWS_SECONDS)
+    async def news(self, after: int) -> News:
+        """What happened after that report, all up to which are stored; waits a moment for something to happen."""
+        self._watch_for_service()
+        reports, last = self._outbox.take(after)
+        if not reports:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._has_news.wait(), NEWS_SECONDS)
+            reports, last = self._outbox.take(after)
         self._has_news.clear()
-        reports, self._reports = tuple(self._reports), []
+        held, dropped = self._group.num_processes, self._outbox.num_dropped
         if self._observer is None:
-            return News(reports, slots_held=self._group.num_processes)
+            return News(reports, slots_held=held, last_report=last, reports_dropped=dropped)
         steps, phase_seconds = self._observer.read()
-        progress = replace(self._observer.progress, current_workers=len(self._group))
-        held = self._group.num_processes
-        return News(reports, progress, steps, phase_seconds, self._steps_redone, slots_held=held)
+        progress, redone = replace(self._observer.progress, current_workers=len(self._group)), self._steps_redone
+        return News(reports, progress, steps, phase_seconds, redone, held, last, dropped)
 
     async def scale(self, workers: int) -> None:
         """From the next step boundary on, or when they are ready, so many workers train."""
@@ -90,6 +122,8 @@ class _Coordinator:
 
     async def close(self) -> None:
         """Ends the run, its workers and its segment."""
+        self._is_closed = True
+        self._watch_for_service()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -111,6 +145,9 @@ class _Coordinator:
             self._report(RunFailed(StateReason.INTERNAL, one_line(error)))
         finally:
             await self._group.end()
+            if self._observer is not None:
+                self._observer.let_go()
+            self._watch_for_service()
 
     async def _train(self) -> Report:
         """From the first or the newest saved step to the last, and how it ended."""
@@ -249,8 +286,23 @@ class _Coordinator:
         return min(total, *((step // period + 1) * period if period else total for period in periods))
 
     def _report(self, report: Report) -> None:
-        self._reports.append(report)
+        self._outbox.add(report)
         self._has_news.set()
+
+    def _watch_for_service(self) -> None:
+        """The service was heard of just now: gives it the whole time again."""
+        if self._departure is not None:
+            self._departure.cancel()
+        seconds = self._order.keep_seconds
+        self._departure = asyncio.get_running_loop().call_later(seconds, self._leave)
+
+    def _leave(self) -> None:
+        """Ends this process, of which nobody wants to know any more, unless its run is under way."""
+        if self._task is not None and not self._task.done():
+            self._watch_for_service()
+            return
+        logger.warning("job %s: nobody asked what became of its run; it is given up", self._order.job_id)
+        ray.kill(ray.get_runtime_context().current_actor)
 
 
 CoordinatorActor = ray.remote(num_cpus=0, max_restarts=0)(_Coordinator)

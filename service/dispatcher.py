@@ -10,34 +10,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from service import calls, limits
 from service.attempts import STOPPING, Attempt
 from service.directories import JobDirectories
 from service.errors import FailedPrecondition, ResourceExhausted, Unavailable
+from service.failures import Failures
 from service.jobs import Job, JobState, StateReason, Trigger, WorkersWanted
 from service.ledger import Ledger, LiveJob
 from service.metrics import Metrics
 from service.reports import BY_THE_USER, Outcome, move, rest
-from service.runs import Cluster, RunLostError
+from service.runs import Cluster, RunLostError, Survivor
 from service.scheduler import ClusterView, Launch, Preempt, Running, Scale, Wait, Waiting, plan
 from service.store import Request
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 STARTABLE = (JobState.QUEUED, JobState.RECOVERING)
+RESTING = (JobState.QUEUED, JobState.PAUSED)  # nothing of it runs
 HAS_WORKERS = (JobState.STARTING, JobState.RUNNING, JobState.RECOVERING)  # and keeps them, once launched
-
-
-@dataclass
-class Failures:
-    """A job's losses in a row: `count` of them since it last got beyond `furthest` committed steps."""
-
-    furthest: int = 0
-    count: int = 0
-    not_before: float = 0.0
 
 
 class Dispatcher:
@@ -71,21 +64,29 @@ class Dispatcher:
     async def start(self) -> None:
         """Takes up the jobs of the service's last life, and starts to plan."""
         await self._directories.sweep(self._ledger.knows)
-        for job_id, live in list(self._ledger.live.items()):
-            if live.job.state not in (JobState.QUEUED, JobState.PAUSED):
-                message = "the service was restarted; the job goes on from its newest checkpoint"
-                await self._move(live, Trigger.LOSE, reason=StateReason.SERVICE_RESTARTED, message=message)
+        launched = [live for live in self._ledger.live.values() if live.job.state not in RESTING]
+        survivors = await self._cluster.survivors([live.job for live in launched])
+        for live in launched:
+            job_id = live.job.job_id
+            if (survivor := survivors.get(job_id)) is not None:
+                log.info("job %s: attempt %d has gone on, and is followed again", job_id, live.job.attempt)
+                self._begin_attempt(live, survivor)
+                continue
+            message = "the service was restarted; the job goes on from its newest checkpoint"
+            await self._move(live, Trigger.LOSE, reason=StateReason.SERVICE_RESTARTED, message=message)
             if live.job.state.is_terminal:
                 self._ledger.retire(job_id)
         self._planner = asyncio.create_task(self._plan_forever(), name="planner")
 
     async def close(self) -> None:
-        """Ends every run and leaves the jobs' states as they are: the next start takes them up."""
+        """Leaves the jobs' states as they are, for the next start; ends every run, unless the cluster keeps them."""
         tasks = [attempt.task for attempt in self._attempts.values()]
         if self._planner is not None:
             tasks.append(self._planner)
         for task in tasks:
             task.cancel()
+        if self._cluster.keeps_runs and self._attempts:
+            log.info("%d runs go on without the service", len(self._attempts))
         await asyncio.gather(*tasks, *self._calls, return_exceptions=True)
 
     @property
@@ -262,14 +263,14 @@ class Dispatcher:
             workers = f"{launch.workers} worker{'s' * (launch.workers > 1)}"
             job, happenings = move(live.job, Trigger.LAUNCH, now=self._clock(), message=f"starting {workers}")
             await self._ledger.record(live, job, happenings)
-            attempt = self._attempts[job_id] = self._new_attempt(live, launch.workers)
-            attempt.task = asyncio.create_task(self._attempt(live, attempt), name=f"attempt {job_id}")
+            self._begin_attempt(live, launch.workers)
         log.info("job %s: attempt %d with %s", job_id, job.attempt, workers)
 
-    def _new_attempt(self, live: LiveJob, workers: int) -> Attempt:
-        return Attempt(
+    def _begin_attempt(self, live: LiveJob, start: int | Survivor) -> None:
+        job_id = live.job.job_id
+        attempt = self._attempts[job_id] = Attempt(
             live,
-            workers,
+            start,
             ledger=self._ledger,
             cluster=self._cluster,
             directories=self._directories,
@@ -278,6 +279,7 @@ class Dispatcher:
             patience=self._patience,
             freed=self._replan.set,
         )
+        attempt.task = asyncio.create_task(self._attempt(live, attempt), name=f"attempt {job_id}")
 
     # --- One attempt ------------------------------------------------------------------------------------------------
 
@@ -308,18 +310,10 @@ class Dispatcher:
             await self._move(live, Trigger.LOSE)
             return
         failures = self._failures.setdefault(live.job.job_id, Failures())
-        steps = live.job.progress.steps_completed
-        failures.count = 1 if steps > failures.furthest else failures.count + 1
-        failures.furthest = max(failures.furthest, steps)
-        if failures.count >= self._patience.max_failed_attempts:
+        if not failures.note(live.job.progress.steps_completed, now=self._clock(), patience=self._patience):
             why = f"lost {failures.count} times in a row without getting beyond step {failures.furthest}: {message}"
             await self._move(live, Trigger.FAIL, reason=StateReason.TOO_MANY_FAILURES, message=why)
             return
-        if failures.count > 1:
-            pause = min(
-                self._patience.first_retry_seconds * 2 ** (failures.count - 2), self._patience.max_retry_seconds
-            )
-            failures.not_before = self._clock() + pause
         await self._move(live, Trigger.LOSE, reason=StateReason.COORDINATOR_LOST, message=message)
 
     async def _move(

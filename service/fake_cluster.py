@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from service.jobs import CheckpointSaved, Evaluation, Job, Progress, StateReason, WorkerLost, WorkersChanged
+from service.outbox import Outbox
 from service.records import spec_digest
 from service.runs import (
     News,
@@ -24,6 +25,7 @@ from service.runs import (
     RunStopped,
     RunSucceeded,
     StepSample,
+    Survivor,
 )
 from worker.spec import CheckpointSpec, EvaluationSpec, JobSpec, WorkersSpec
 
@@ -72,6 +74,8 @@ class FakeRun:
         self._step = 0
         self._is_started = self._is_cancelled = self._is_pausing = self._has_lost_worker = False
         self._wanted, self._capacity = workers, max(workers, job.max_workers)
+        self._outbox = Outbox()
+        self.name = job.job_id, job.attempt
         self.is_closed = False
 
     @property
@@ -84,10 +88,24 @@ class FakeRun:
         """The workers that it has now."""
         return self._workers
 
-    async def news(self) -> News:
+    @property
+    def num_wanted(self) -> int:
+        """The workers that it was last told to have."""
+        return self._wanted
+
+    async def news(self, after: int) -> News:
         """See runs.Run."""
-        assert not self.is_closed, "a closed run has no news"
-        return replace(await self._news(), slots_held=self._workers)
+        news = await self.go_on()
+        reports, last = self._outbox.take(after)
+        return replace(news, reports=reports, last_report=last, slots_held=self._workers)
+
+    async def go_on(self) -> News:
+        """Trains some steps, asked or not; what nobody takes, of steps and times, is lost."""
+        assert not self.is_closed, "a closed run does nothing any more"
+        news = await self._news()
+        for report in news.reports:
+            self._outbox.add(report)
+        return news
 
     async def _news(self) -> News:
         script = self._script
@@ -173,6 +191,10 @@ class FakeRun:
         loss = 1 / self._step if self._step else None
         return Progress(self._step, loss, 1000.0, (self._total - self._step) / 100, self._workers)
 
+    def listen(self) -> None:
+        """From now on it does as it is told."""
+        self._script = replace(self._script, ignore_pause=False, ignore_cancel=False)
+
     async def scale(self, workers: int) -> None:
         """See runs.Run."""
         assert 1 <= workers <= self._capacity, "scaled beyond what the job's segment has room for"
@@ -192,7 +214,10 @@ class FakeRun:
 
 
 class FakeCluster:
-    """Slots without processes. `script` is what every run does, or says it for each job."""
+    """Slots without processes. `script` is what every run does, or says it for each job.
+
+    Where it `keeps_runs`, it may be given to one service after the other.
+    """
 
     def __init__(
         self,
@@ -200,9 +225,11 @@ class FakeCluster:
         num_slots: int = 2,
         script: Script | Callable[[Job], Script] = Script(),
         largest_node_slots: int | None = None,
+        keeps_runs: bool = False,
     ) -> None:
         self.num_slots = num_slots
         self.largest_node_slots = num_slots if largest_node_slots is None else largest_node_slots
+        self.keeps_runs = keeps_runs
         self.gate = asyncio.Event()
         self.runs: list[FakeRun] = []
         self.is_closed = False
@@ -221,7 +248,18 @@ class FakeCluster:
         self.runs.append(run)
         return run
 
+    async def survivors(self, jobs: Collection[Job]) -> Mapping[str, Survivor]:
+        """See runs.Cluster."""
+        wanted = {(job.job_id, job.attempt) for job in jobs}
+        living = [run for run in self.runs if not run.is_closed] if self.keeps_runs else []
+        for run in living:
+            if run.name not in wanted:
+                await run.close()
+        return {run.name[0]: Survivor(run, run.num_wanted, run.num_workers) for run in living if run.name in wanted}
+
     async def close(self) -> None:
         """See runs.Cluster."""
-        assert all(run.is_closed for run in self.runs), "the cluster is closed while something runs on it"
+        assert self.keeps_runs or all(run.is_closed for run in self.runs), (
+            "the cluster is closed while something runs on it"
+        )
         self.is_closed = True

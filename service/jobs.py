@@ -156,7 +156,8 @@ class Progress:
 class Job:
     """What was asked for, where it stands, what came out. Times are seconds since 1970, UTC.
 
-    `wanted_workers` is what the user scaled the job to; 0 is as the spec says.
+    `wanted_workers` is what the user scaled the job to; 0 is as the spec says. `reports_taken` is the number of the
+    last report of the present attempt's run that is in the record.
     """
 
     job_id: str
@@ -176,6 +177,7 @@ class Job:
     error: str = ""
     wanted_workers: int = 0
     start_checkpoint: StartCheckpoint | None = None
+    reports_taken: int = 0
 
     @property
     def max_workers(self) -> int:
@@ -221,6 +223,7 @@ def advance(
         start_time=now if launched and job.start_time is None else job.start_time,
         end_time=now if state.is_terminal else None,
         error=message if state is JobState.FAILED else "",
+        reports_taken=0 if launched else job.reports_taken,
     )
 
 

@@ -107,7 +107,8 @@ class Ledger:
     async def record(self, live: LiveJob, job: Job, happenings: Sequence[Happening] = ()) -> None:
         """Makes `job` what the live job is now. The caller holds its lock. Raises Unavailable; then nothing changed."""
         now = self._clock()
-        if happenings or now - live.saved_at >= limits.SAVE_PROGRESS_SECONDS:
+        is_due = now - live.saved_at >= limits.SAVE_PROGRESS_SECONDS
+        if happenings or is_due or job.reports_taken != live.job.reports_taken:  # those are never told again
             samples, stride = live.samples.unsaved, live.samples.stride
             await self._store.save(job, happenings, now=now, samples=samples, stride=stride)
             live.samples.note_saved(samples)

@@ -24,9 +24,14 @@ MAX_STATE_MESSAGE_LENGTH = 4000  # a traceback's last lines; keeps a job far bel
 MAX_NAME_IN_JOB_ID = 40  # job ids stay readable and make good directory names
 JOB_ID_SUFFIX_LENGTH = 6  # 32**6 is a thousand million ids for each name
 
+# --- What a run keeps for a service that is away ------------------------------------------------------------------
+MAX_PENDING_REPORTS = 10_000  # a few megabytes; a job that is evaluated every second is away for hours
+REPORTS_PER_NEWS = 500  # one transaction of the store, and about 200 KB
+
 # --- Times of the service, in seconds ---------------------------------------------------------------------------
 SAVE_PROGRESS_SECONDS = 2.0  # after a crash a job's shown progress is at most so old; its weights never depend on it
 RETRY_STORE_SECONDS = 1.0  # a full disk is not freed faster
+KEEP_RUN_SECONDS = 3600.0  # a run that has ended waits so long for a service that has died; operators sleep, sometimes
 STOP_GRACE_SECONDS = 2.0  # open calls may finish when the service stops; watchers are told to come back
 MAX_DATA_CHECKS = 2  # at once; each may hold a whole data file in memory
 DATA_CHECK_SECONDS = 60.0  # reading a data file of some gigabytes once

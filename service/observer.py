@@ -8,36 +8,52 @@ from collections.abc import Mapping
 
 from service.jobs import Progress
 from service.runs import StepSample
-from worker.reduce.segment import PHASES, RING_STEPS, Segment
+from worker.reduce.segment import PHASES, RING_STEPS, Control, Segment
 from worker.spec import JobSpec
 
 SPEED_WINDOW_SECONDS = 5.0  # training speed is that of the last seconds
 
 
 class SegmentObserver:
-    """Reads a job's segment while its workers write it; never waits for them and never makes them wait."""
+    """Reads a job's segment while its workers write it; never waits for them and never makes them wait.
+
+    Of steps that nobody has read for long only the newest are there: about 7/8 of RING_STEPS.
+    """
 
     def __init__(self, segment: Segment, spec: JobSpec) -> None:
-        self._control, self._training = segment.control, spec.training
+        self._control: Control | None = segment.control
+        self._training = spec.training
+        self._samples: list[StepSample] = []  # read, and not told yet
+        self._phase_seconds: Mapping[str, float] = {}
         self._next = segment.control.committed + 1  # the first step not seen yet
         self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), segment.control.committed)])
         self._loss: float | None = None
 
     def read(self) -> tuple[tuple[StepSample, ...], Mapping[str, float]]:
         """The steps committed since the last call, oldest first, and the seconds by phase over all workers."""
-        control = self._control
+        if self._control is not None:
+            self._look(self._control)
+        samples, self._samples = tuple(self._samples), []
+        return samples, self._phase_seconds
+
+    def let_go(self) -> None:
+        """Looks for the last time, and needs the segment no longer."""
+        if self._control is not None:
+            self._look(self._control)
+            self._control = None
+
+    def _look(self, control: Control) -> None:
         committed = control.committed
         self._next = max(self._next, committed - RING_STEPS + RING_STEPS // 8)  # older ones may be overwritten
-        samples = []
         for step in range(self._next, committed + 1):
             record = control.ring[step % RING_STEPS].tolist()
             if record[0] == step:
-                samples.append(_sample(record))
-        if samples:
-            self._loss = samples[-1].loss
+                self._samples.append(_sample(record))
+        if self._samples:
+            self._loss = self._samples[-1].loss
         self._next = committed + 1
         self._note(committed)
-        return tuple(samples), dict(zip(PHASES, control.phase_seconds.sum(axis=0).tolist(), strict=True))
+        self._phase_seconds = dict(zip(PHASES, control.phase_seconds.sum(axis=0).tolist(), strict=True))
 
     @property
     def progress(self) -> Progress:

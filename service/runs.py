@@ -2,11 +2,14 @@
 
 The service launches runs through a `Cluster`, asks each for its news, and knows nothing of Ray, workers'
 addresses or arrays. `service.cluster` has the real cluster, `service.fake_cluster` one without processes.
+
+Where a cluster `keeps_runs`, a run does not need the service: it goes on without one, and the next one finds it among
+the `survivors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -82,6 +85,7 @@ Report = (
     | RunStopped
     | RunPaused
 )
+ENDS = (RunSucceeded, RunFailed, RunStopped, RunPaused)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,10 @@ class StepSample:
 
 @dataclass(frozen=True)
 class News:
-    """What a run has to tell since it was last asked, in the order of what happened."""
+    """What a run has to tell, in the order of what happened.
+
+    Reports count from 1 within a run. They are told until whoever asks says that they are stored; steps are told once.
+    """
 
     reports: tuple[Report, ...] = ()
     progress: Progress = Progress()
@@ -107,6 +114,8 @@ class News:
     phase_seconds: Mapping[str, float] = field(default_factory=dict)  # summed over workers since the run started
     steps_redone: int = 0  # since the run started
     slots_held: int = 0  # worker processes that are there, and those that are being started or ended
+    last_report: int = 0  # the number of the last of the reports, or where there is none of the last that is stored
+    reports_dropped: int = 0  # since the run started, for want of room while nobody asked
 
 
 class RunLostError(Exception):
@@ -121,8 +130,11 @@ class Run(Protocol):
         """The most workers that it can be scaled to."""
         ...
 
-    async def news(self) -> News:
-        """What happened since the last call; returns at once or within a quarter of a second. Raises RunLostError."""
+    async def news(self, after: int) -> News:
+        """What happened after report number `after`; all up to it are stored, and are never told again.
+
+        Returns at once or within a quarter of a second. Raises RunLostError.
+        """
         ...
 
     async def scale(self, workers: int) -> None:
@@ -142,8 +154,22 @@ class Run(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Survivor:
+    """A run that has outlived its service: so many workers are wanted of it, and so many slots it holds."""
+
+    run: Run
+    workers: int
+    slots_held: int
+
+
 class Cluster(Protocol):
     """Where runs run."""
+
+    @property
+    def keeps_runs(self) -> bool:
+        """Whether runs go on when the service is gone."""
+        ...
 
     @property
     def num_slots(self) -> int:
@@ -159,6 +185,13 @@ class Cluster(Protocol):
         """Starts `job` with `workers` workers; it resumes from the newest good checkpoint in `directory`, if any."""
         ...
 
+    async def survivors(self, jobs: Collection[Job]) -> Mapping[str, Survivor]:
+        """The runs of the service's last life that are there, by job; of the jobs' present attempts alone.
+
+        Whatever else of that life still runs is ended. To be called once, before anything is launched.
+        """
+        ...
+
     async def close(self) -> None:
-        """Ends the cluster, if it is ours, and leaves nothing behind."""
+        """Ends the cluster, if it is ours, and leaves nothing behind but runs that it keeps."""
         ...

@@ -18,6 +18,7 @@ from typing import Any
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
+from service import limits
 from service.jobs import CompilationFinished, CompilationStarted
 from service.losses import Loss
 from service.resumption import RefusedError, check_alike, create_segment
@@ -48,6 +49,7 @@ class Order:
     checkpoints: str  # a path or a URL
     worker_options: Mapping[str, Any]
     allow_different_numerics: bool = False
+    keep_seconds: float = limits.KEEP_RUN_SECONDS  # the run's result, when nobody asks for it
 
 
 class WorkerGroup:
@@ -135,6 +137,9 @@ class WorkerGroup:
         """Ends all workers and removes the segment; nothing of the group is left but files on disk."""
         self._order.segment.unlink(missing_ok=True)
         await asyncio.gather(self._spare.end(), self.dismiss(list(self._workers)))
+        if self.has_segment:  # its memory is the node's again, however long the coordinator stays
+            self.has_segment = False
+            del self.segment
 
     async def _bring_up(self, worker: Worker, on_ready: Callable[[], None]) -> None:
         try:

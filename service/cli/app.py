@@ -87,7 +87,7 @@ def serve(
     ] = None,
     allow_different_numerics: AllowDifferentNumerics = False,
 ) -> None:
-    """Run the service until Ctrl-C. Jobs that run are taken up again by the next start."""
+    """Run the service until Ctrl-C. The next start takes up running jobs; with --ray-address they go on meanwhile."""
     from service.config import KERNELS, check_loopback, default_data_dir, parse_address
     from service.config import Settings as ServiceSettings
     from service.ray_environment import prepare_local

@@ -65,10 +65,12 @@ def cluster_of(settings: Settings) -> Callable[[], Awaitable[Cluster]]:
 
     async def open_cluster() -> Cluster:
         from service.cluster import ClusterError, open_remote_cluster
+        from service.survival import identity_of
 
         try:
             if settings.ray_address is not None:
-                return await open_remote_cluster(settings.ray_address, policy=settings.checkpoints)
+                identity = identity_of(settings.data_dir)
+                return await open_remote_cluster(settings.ray_address, identity=identity, policy=settings.checkpoints)
             from service.local_cluster import open_local_cluster
 
             return await open_local_cluster(worker_slots=settings.worker_slots, policy=settings.checkpoints)

@@ -39,8 +39,8 @@ Result = TypeVar("Result")
 class Service:
     """`backprop serve` in a process of its own, on a port that the system picks."""
 
-    def __init__(self, directory: Path) -> None:
-        serve = ["serve", "--listen", "127.0.0.1:0", "--http", "off", "--worker-slots", str(WORKER_SLOTS)]
+    def __init__(self, directory: Path, *options: str) -> None:
+        serve = ["serve", "--listen", "127.0.0.1:0", "--http", "off", *options]
         command = [sys.executable, "-c", "from service.cli import main; main()"]
         with (directory / "serve.log").open("a") as log:
             self.process = subprocess.Popen(
@@ -149,13 +149,16 @@ class Campaign:
 
     @contextmanager
     def _serving(self) -> Iterator[None]:
-        self._service = Service(self._directory)
+        self._service = self._serve()
         try:
             yield
             self._service.stop()
         finally:
             if self._service.process.poll() is None:
                 self._service.kill()
+
+    def _serve(self) -> Service:
+        return Service(self._directory, "--worker-slots", str(WORKER_SLOTS))
 
     def _submit_enough(self) -> None:
         """Sees to it that there are jobs to kill something of."""
@@ -198,7 +201,7 @@ class Campaign:
     def _kill(self, kind: str) -> None:
         if kind == "service":
             self._service.kill()
-            self._service = Service(self._directory)
+            self._service = self._serve()
         else:
             self._kill_one(kind)
         self._tally.kills[kind] += 1

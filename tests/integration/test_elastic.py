@@ -76,8 +76,8 @@ class Trial:
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(SECONDS):
             while not condition():
-                news = await self.run.news()
-                self.news = News(progress=news.progress, steps_redone=news.steps_redone)
+                news = await self.run.news(self.news.last_report)
+                self.news = News(progress=news.progress, steps_redone=news.steps_redone, last_report=news.last_report)
                 self.reports += news.reports
                 failed = [report for report in news.reports if isinstance(report, RunFailed)]
                 assert not failed or condition(), failed

@@ -64,16 +64,17 @@ class Watcher:
         """Waits until a report of a kind was seen so often."""
         async with asyncio.timeout(SECONDS):
             while len(self.of(kind)) < count:
-                news = await self.run.news()
-                self.reports += news.reports
-                self.steps += news.steps
+                await self._look()
 
     async def until_step(self, step: int) -> None:
         async with asyncio.timeout(SECONDS):
             while not self.steps or self.steps[-1].step < step:
-                news = await self.run.news()
-                self.reports += news.reports
-                self.steps += news.steps
+                await self._look()
+
+    async def _look(self) -> None:
+        news = await self.run.news(len(self.reports))
+        self.reports += news.reports
+        self.steps += news.steps
 
     def of(self, kind: type[Report]) -> list[Report]:
         return [report for report in self.reports if isinstance(report, kind)]

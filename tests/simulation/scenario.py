@@ -165,8 +165,10 @@ class Scenario:
         )
         self.coordinator = coordinator = self._product["service.coordinator"]._Coordinator(order)
         await coordinator.start()
+        stored = 0
         while coordinator is self.coordinator:
-            news = await coordinator.news()
+            news = await coordinator.news(stored)
+            stored = news.last_report
             if coordinator is not self.coordinator:
                 break
             for report in news.reports:

@@ -192,18 +192,18 @@ async def test_a_fake_run_scales_and_pauses_like_a_real_one(tmp_path: Path, make
     job = Job("test-abcdef", make_spec(workers={"min": 1, "max": 2}), create_time=0.0)
     cluster = FakeCluster(num_slots=2)
     run = await cluster.launch(job, 1, tmp_path)
-    await run.news()
+    news = await run.news(0)
     await run.scale(2)
-    news = await run.news()
+    news = await run.news(news.last_report)
     assert news.reports[0] == WorkersChanged(2, 0, "scaled to 2")
     assert news.progress.current_workers == 2
     await run.pause()
-    reports = (await run.news()).reports
+    reports = (await run.news(news.last_report)).reports
     assert isinstance(reports[0], CheckpointSaved)
     assert reports[1:] == (RunPaused(10),)
     await run.close()
     again = await cluster.launch(job, 1, tmp_path)
-    assert (await again.news()).reports == (RunStarted(1, NUM_PARAMETERS, step=10),)
+    assert (await again.news(0)).reports == (RunStarted(1, NUM_PARAMETERS, step=10),)
     await again.close()
 
 

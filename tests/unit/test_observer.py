@@ -75,3 +75,19 @@ def test_phase_seconds_are_summed_over_workers(segment: Segment, spec: JobSpec) 
     segment.control.phase_seconds[0] = range(6)
     _, phases = SegmentObserver(segment, spec).read()
     assert phases == {"data": 0, "forward": 1, "backward": 2, "reduce": 3, "update": 4, "wait": 5}
+
+
+def test_what_was_there_in_the_end_is_told_when_the_memory_has_gone(segment: Segment, spec: JobSpec) -> None:
+    observer = SegmentObserver(segment, spec)
+    commit(segment, 1)
+    assert [sample.step for sample in observer.read()[0]] == [1]
+    commit(segment, 2)
+    segment.control.phase_seconds[0, 0] = 1.5
+    observer.let_go()
+    commit(segment, 3)
+    samples, phase_seconds = observer.read()
+    assert [sample.step for sample in samples] == [2]
+    assert sum(phase_seconds.values()) == 1.5
+    assert observer.read() == ((), phase_seconds)
+    observer.let_go()
+    assert (observer.progress.steps_completed, observer.progress.loss) == (2, 0.2)
