@@ -19,7 +19,7 @@ import llvmlite.binding as llvm
 import numba
 import numpy as np
 
-from worker.autodiff.kernels import strips
+from worker.autodiff.kernels import units
 from worker.autodiff.kernels.compilation import WIDE_VECTORS, target_features
 
 Fingerprint = Mapping[str, Any]
@@ -40,8 +40,8 @@ def fingerprint() -> Fingerprint:
         "numpy": np.__version__,
         "numpy_simd": sorted(name for name, found in simd.items() if found),
         "blas": blas(),
-        "float32": strips.NAMES[strips.SINGLE],
-        "bfloat16": strips.NAMES[strips.BFLOAT16],
+        "float32": units.NAMES[units.SINGLE],
+        "bfloat16": units.NAMES[units.BFLOAT16],
         "numba": numba.__version__,
         "llvmlite": llvmlite.__version__,
         "llvm": ".".join(map(str, llvm.llvm_version_info)),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import fused_attention, strips
+from worker.autodiff.kernels import fused_attention, units
 
 Array = NDArray[Any]
 
@@ -42,7 +42,7 @@ def formula(g: Array, q: Array, k: Array, v: Array, scale: float, is_causal: boo
 
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("unit", strips.UNITS, ids=strips.NAMES.get)
+@pytest.mark.parametrize("unit", units.UNITS, ids=units.NAMES.get)
 def test_value_and_gradients_are_the_formulas(unit: int, size: tuple[int, ...], is_causal: bool) -> None:
     rows, columns, width, width_out = size
     if is_causal and rows != columns:
@@ -56,6 +56,6 @@ def test_value_and_gradients_are_the_formulas(unit: int, size: tuple[int, ...], 
     assert fused_attention.is_possible(q, k, v, is_causal)
     fused_attention.forward(unit, q, k, v, weights=weights, out=found[0], **mode)
     fused_attention.backward(unit, g, q, k, v, weights, out=found[1:], **mode)
-    tolerance = 0.02 if unit in (strips.AVX512_BF16, strips.AMX) else 2e-5  # bfloat16 has 8 bits
+    tolerance = 0.02 if unit in (units.AVX512_BF16, units.AMX) else 2e-5  # bfloat16 has 8 bits
     for array, wanted in zip(found, formula(g, q, k, v, 0.3, is_causal), strict=True):
         np.testing.assert_allclose(array, wanted, rtol=0, atol=tolerance * max(np.abs(wanted).max(), 1))

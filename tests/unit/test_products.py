@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import bfloat16, strips
+from worker.autodiff.kernels import bfloat16, units
 from worker.autodiff.kernels.products import product
 
 Array = NDArray[Any]
 
-ROUNDING = [unit for unit in (strips.AVX512_BF16, strips.AMX) if unit in strips.UNITS]
-SLICING = [unit for unit in (strips.AMX_FLOAT32,) if unit in strips.UNITS]
+ROUNDING = [unit for unit in (units.AVX512_BF16, units.AMX) if unit in units.UNITS]
+SLICING = [unit for unit in (units.AMX_FLOAT32,) if unit in units.UNITS]
 SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more than one pass
     (1, 1, 1),
     (5, 7, 9),
@@ -31,7 +31,7 @@ SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more t
 ]
 
 
-@pytest.fixture(params=strips.UNITS, ids=strips.NAMES.get)
+@pytest.fixture(params=units.UNITS, ids=units.NAMES.get)
 def unit(request: pytest.FixtureRequest) -> int:
     """Each unit that this CPU has."""
     found: int = request.param
@@ -139,7 +139,7 @@ SPECIAL = {
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-@pytest.mark.parametrize("unit", ROUNDING, ids=strips.NAMES.get)
+@pytest.mark.parametrize("unit", ROUNDING, ids=units.NAMES.get)
 def test_operands_are_rounded_as_without_the_unit(unit: int, name: str) -> None:
     value, rounded = map(np.float32, SPECIAL[name])
     np.testing.assert_array_equal(bfloat16.round_bfloat16(np.array([value])), [rounded])
@@ -149,7 +149,7 @@ def test_operands_are_rounded_as_without_the_unit(unit: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 32, 300, 4100])
-@pytest.mark.parametrize("unit", SLICING, ids=strips.NAMES.get)
+@pytest.mark.parametrize("unit", SLICING, ids=units.NAMES.get)
 def test_slices_lose_no_more_than_float32_does(unit: int, depth: int) -> None:
     a, b = draw(64, depth), draw(depth, 64)
     size = np.abs(a).astype(np.float64) @ np.abs(b)  # of which an error is a part
@@ -162,7 +162,7 @@ SIZES_OF_NUMBERS = [1.0, -3.1415927, 1e-30, 1e30, 16777215.0, 1 + 2**-23, 3.38e3
 
 
 @pytest.mark.parametrize("value", SIZES_OF_NUMBERS)
-@pytest.mark.parametrize("unit", SLICING, ids=strips.NAMES.get)
+@pytest.mark.parametrize("unit", SLICING, ids=units.NAMES.get)
 def test_one_times_a_number_is_the_number(unit: int, value: float) -> None:
     x, one = np.array([[value]], np.float32), np.ones((1, 1), np.float32)
     np.testing.assert_array_equal(product(unit, x, one), x)
@@ -170,7 +170,7 @@ def test_one_times_a_number_is_the_number(unit: int, value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4028235e38])
-@pytest.mark.parametrize("unit", SLICING, ids=strips.NAMES.get)
+@pytest.mark.parametrize("unit", SLICING, ids=units.NAMES.get)
 def test_what_cannot_be_cut_is_never_taken_for_a_number(unit: int, value: float) -> None:
     x, ones = np.ones((3, 40), np.float32), np.ones((40, 3), np.float32)
     x[1, 7] = value

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from worker.autodiff import unfolding
-from worker.autodiff.kernels import convolution, depthwise, strips, tiles, window_products
+from worker.autodiff.kernels import convolution, depthwise, tiles, units, window_products
 from worker.autodiff.kernels.bfloat16 import round_bfloat16
 from worker.autodiff.kernels.float16 import single
 from worker.autodiff.precision import current
@@ -52,7 +52,7 @@ def _operands(
     x, y = single(x), single(y)
     if current.get() == "bf16" and x.dtype == y.dtype == np.float32:
         way = _way(x, y, windows, groups, channels_in=channels_in, channels_out=channels_out)
-        if strips.BFLOAT16 is None or way in ("depthwise", "unfolded"):
+        if units.BFLOAT16 is None or way in ("depthwise", "unfolded"):
             return round_bfloat16(x), round_bfloat16(y)
     return x, y
 
@@ -63,8 +63,8 @@ def _forward(x: Array, weight: Array, bias: Array | None, windows: Windows, grou
             y = convolution.forward(as_image(x), _kernel(weight), bias, _plan(windows, x.shape[1]))
             return _from_image(y, windows.out)
         case "by a unit":
-            assert strips.BFLOAT16 is not None, "see _way"
-            y = window_products.forward(strips.BFLOAT16, as_image(x), _kernel(weight), bias, _places(windows))
+            assert units.BFLOAT16 is not None, "see _way"
+            y = window_products.forward(units.BFLOAT16, as_image(x), _kernel(weight), bias, _places(windows))
             return _from_image(y, windows.out)
         case "depthwise":
             y = np.empty((len(x), *windows.of_image.out, len(weight)), np.float32)
@@ -117,8 +117,8 @@ def _weight_gradient(x: Array, g: Array, windows: Windows, groups: int, out: Arr
         case "direct":
             convolution.weight_gradient(as_image(x), as_image(g), _plan(windows, channels_in), _kernel(out))
         case "by a unit":
-            assert strips.BFLOAT16 is not None, "see _way"
-            window_products.weight_gradient(strips.BFLOAT16, as_image(x), as_image(g), _places(windows), _kernel(out))
+            assert units.BFLOAT16 is not None, "see _way"
+            window_products.weight_gradient(units.BFLOAT16, as_image(x), as_image(g), _places(windows), _kernel(out))
         case "depthwise":
             sums = np.empty((windows.num_taps, channels_out), np.float32)
             depthwise.weight_gradient(as_image(x), as_image(g), *_geometry(windows), sums)
@@ -147,7 +147,7 @@ def _way(x: Array, y: Array, windows: Windows, groups: int, *, channels_in: int,
         return "unfolded"
     if groups > 1:
         return "group by group"
-    return "by a unit" if current.get() == "bf16" and strips.BFLOAT16 is not None else "direct"
+    return "by a unit" if current.get() == "bf16" and units.BFLOAT16 is not None else "direct"
 
 
 def _groups(channels_in: int, channels_out: int, groups: int) -> Iterator[tuple[slice, slice]]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from worker.autodiff.kernels import operands, strips
+from worker.autodiff.kernels import operands, strips, units
 from worker.autodiff.kernels.approximations import ONE, ZERO, exp_of_negative
 from worker.autodiff.kernels.compilation import compiled, compiled_sum
 from worker.autodiff.kernels.intrinsics import maximum
@@ -28,7 +28,7 @@ def is_possible(query: Array, key: Array, value: Array, is_causal: bool) -> bool
     """Whether arrays (B, H, T or S, E or V) are such as `forward` and `backward` take."""
     arrays = query, key, value
     is_plain = all(x.ndim == 4 and x.dtype == np.float32 and x.strides[-1] == FLOAT_BYTES and x.size for x in arrays)
-    return is_plain and strips.FLOAT32 in strips.UNITS and (not is_causal or query.shape[-2] == key.shape[-2])
+    return is_plain and units.FLOAT32 in units.UNITS and (not is_causal or query.shape[-2] == key.shape[-2])
 
 
 def forward(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import products, rows, strips
+from worker.autodiff.kernels import products, rows, units
 from worker.autodiff.kernels.bfloat16 import round_bfloat16
 from worker.autodiff.kernels.float16 import single
 from worker.autodiff.precision import current
@@ -40,10 +40,10 @@ def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = No
 
 
 def tile_unit() -> int | None:
-    """What computes tiles of float32 arrays in the current precision, one of strips' units; None: nothing does."""
+    """What computes tiles of float32 arrays in the current precision, one of `units`; None: nothing does."""
     if current.get() == "bf16":
-        return strips.BFLOAT16
-    return strips.SINGLE
+        return units.BFLOAT16
+    return units.SINGLE
 
 
 def add_bias(y: Array, bias: Array) -> None:
@@ -59,7 +59,7 @@ def _is_for_tiles(unit: int, a: Array, b: Array) -> bool:
 
     FLOAT32 is for batches alone; small matrices are not worth packing.
     """
-    if unit == strips.BFLOAT16:
+    if unit == units.BFLOAT16:
         return True
     is_small = a.shape[-2] < MIN_ROWS or b.shape[-1] < MIN_COLUMNS or a.shape[-1] < MIN_DEPTH
-    return not is_small and (unit != strips.FLOAT32 or a.ndim > 2 or b.ndim > 2)
+    return not is_small and (unit != units.FLOAT32 or a.ndim > 2 or b.ndim > 2)

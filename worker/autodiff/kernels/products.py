@@ -29,7 +29,7 @@ RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
     """a (..., M, K) @ b (..., K, N) + bias (N,), all float32, into `out` (..., M, N) where given.
 
-    `unit` is one of strips', and available. Views are not copied if their rows or their columns are contiguous.
+    `unit` is one of `units`, and available. Views are not copied if their rows or their columns are contiguous.
     """
     return operands.multiply(_LOOPS[unit], a, b, out, bias)
 
