@@ -75,11 +75,11 @@ class Admission:
     async def _check(self, spec: JobSpec, start: StartCheckpoint | None) -> None:
         if start is not None:
             await self._check_start(spec, start)
-        most = self._cluster.largest_node_slots
+        most = self._cluster.num_slots
         if spec.workers.min > most:
             violation = Violation(
                 "workers.min",
-                f"got {spec.workers.min}, expected at most {most}: this cluster cannot run more workers for one job",
+                f"got {spec.workers.min}, expected at most {most}: this cluster cannot run more workers",
             )
             raise FailedPrecondition(str(violation), reason="TOO_FEW_WORKER_SLOTS", violations=[violation])
         try:

@@ -10,8 +10,10 @@ import numpy as np
 
 from service.checkpoints import RETRY_PAUSES
 from service.jobs import CheckpointFailed, CheckpointSaved
+from service.node import NodeLostError
+from service.order import Order
 from service.runs import Report
-from service.worker_group import Order, WorkerGroup
+from service.worker_group import WorkerGroup
 from worker import checkpoint
 from worker.checkpoint_store import open_store
 from worker.spec import JobSpec
@@ -40,23 +42,27 @@ class CheckpointWriter:
         if self._reserving is None:
             self._reserving = self._reserve_beside()
 
-    async def start(self) -> None:
-        """Copies the committed state, which stands still now, and writes it while training goes on.
+    async def start(self, step: int) -> None:
+        """Copies the committed state, that of `step`, which stands still now, and writes it while training goes on.
 
-        Waits for the checkpoint before, if that is still being written: each one asked for is there in the end.
+        Waits for the checkpoint before, if that is still being written: each one asked for is there in the end. Raises
+        NodeLostError where nobody has that step any more.
         """
         await self._prepared()
-        self._writing = asyncio.create_task(self._write(self._snapshot()))
+        self._writing = asyncio.create_task(self._write(await self._snapshot(step)))
 
     async def wait(self) -> None:
         """Returns when what was started is written, or could not be."""
         if self._writing is not None:
             await self._writing
 
-    async def finish(self) -> checkpoint.Published | None:
-        """Writes the last state, the trained model. Tries again and again, for all the work would be lost with it."""
+    async def finish(self, step: int) -> checkpoint.Published | None:
+        """Writes the last state, the trained model. Tries again and again, for all the work would be lost with it.
+
+        Raises NodeLostError as `start` does.
+        """
         await self._prepared()
-        state = self._snapshot()
+        state = await self._snapshot(step)
         for pause in self._pauses:
             if (published := await self._write(state, pause)) is not None:
                 return published
@@ -73,20 +79,19 @@ class CheckpointWriter:
         return asyncio.create_task(asyncio.to_thread(self._reserve))
 
     def _reserve(self) -> None:
-        shape = self._group.segment.shape
+        shape = self._group.facts.shape
         vectors = range(1 + shape.num_states)
         self._copies = [np.ones(shape.num_parameters, np.float32) for _ in vectors]  # ones, for zeros touch no page
 
-    def _snapshot(self) -> checkpoint.TrainingState:
+    async def _snapshot(self, step: int) -> checkpoint.TrainingState:
         """A copy of the committed state. Training waits for this alone; the next copy takes the same memory."""
-        segment = self._group.segment
-        step = segment.control.committed
-        vectors = [segment.weights(step), *segment.state(step)]
-        for copy, vector in zip(self._copies, vectors, strict=True):
-            np.copyto(copy, vector)
+        node = self._group.furthest
+        if node.committed != step:
+            raise NodeLostError(f"nobody has step {step} any more")
+        loss_scale = await node.copy_state(step, self._copies)
         weights, *states = self._copies
         named = dict(zip(self._group.facts.state_names, states, strict=True))
-        return checkpoint.TrainingState(step, weights, named, segment.control.loss_scale(step))
+        return checkpoint.TrainingState(step, weights, named, loss_scale)
 
     async def _write(self, state: checkpoint.TrainingState, pause: float | None = None) -> checkpoint.Published | None:
         started, facts = time.monotonic(), self._group.facts

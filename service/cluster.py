@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import ray
-from ray._private.state import available_resources_per_node  # has no public name
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -20,13 +20,17 @@ from service import limits, survival
 from service.checkpoints import CheckpointPolicy
 from service.coordinator import CoordinatorActor, Situation
 from service.jobs import Job
+from service.order import Order
+from service.placement import free_slots
 from service.runs import News, Run, RunLostError, Survivor
-from service.worker_group import Order
 from worker.process import ENVIRONMENT
+from worker.reduce.mesh import TOKEN_BYTES
 from worker.reduce.segment import DIRECTORY as SHARED_MEMORY
 from worker.reduce.tree import max_slots
 
 logger = logging.getLogger(__name__)
+
+COUNT_SECONDS = 5.0  # between two looks at which nodes there are; Ray takes longer to see that one has died
 
 
 class ClusterError(Exception):
@@ -88,25 +92,20 @@ class RayCluster:
         self,
         *,
         num_slots: int,
-        largest_node_slots: int,
         token: str,
         directory: Path | None,
         policy: CheckpointPolicy = CheckpointPolicy(),
         keep_seconds: float = limits.KEEP_RUN_SECONDS,
     ) -> None:
-        self._num_slots, self._largest_node_slots, self._token = num_slots, largest_node_slots, token
+        self._num_slots, self._token = num_slots, token
         self._directory, self._policy, self._keep_seconds = directory, policy, keep_seconds
         self._janitor: subprocess.Popen[bytes] | None = None
+        self._counting: asyncio.Task[None] | None = None
 
     @property
     def num_slots(self) -> int:
         """Worker processes that can run at once, over all jobs."""
         return self._num_slots
-
-    @property
-    def largest_node_slots(self) -> int:
-        """Worker processes that the largest node can run."""
-        return self._largest_node_slots
 
     @property
     def keeps_runs(self) -> bool:
@@ -123,22 +122,25 @@ class RayCluster:
         return f"{SHARED_MEMORY}/backprop-*-{self._token}"
 
     async def launch(self, job: Job, workers: int, directory: Path) -> Run:
-        """Starts a coordinator on a node that has room for the workers; it brings up the rest by itself."""
-        segment = SHARED_MEMORY / f"backprop-{job.job_id}-{self._token}"
-        segment.unlink(missing_ok=True)  # of an attempt whose coordinator died
-        node = await asyncio.to_thread(_roomiest_node)
+        """Starts a coordinator on the node that has most room for workers; it brings up the rest by itself."""
+        attempt = secrets.token_hex(2)  # what one that died has left must not be taken for another's
+        segment = SHARED_MEMORY / f"backprop-{job.job_id}-{attempt}-{self._token}"
+        free = await asyncio.to_thread(free_slots)
+        node = max(free, key=lambda node: free[node])
         placement = NodeAffinitySchedulingStrategy(node, soft=False)
         order = Order(
             job_id=job.job_id,
             spec_json=job.spec.model_dump_json(),
             num_workers=workers,
             min_workers=min(job.min_workers, workers),
-            capacity=capacity_for(job, workers, most=self._largest_node_slots),
+            capacity=capacity_for(job, workers, most=self._num_slots),
             segment=segment,
             checkpoints=self._policy.location(job.job_id, directory),
             worker_options={"num_cpus": 1, "scheduling_strategy": placement},
             allow_different_numerics=self._policy.allow_different_numerics,
             keep_seconds=self._keep_seconds,
+            node=node,
+            token=secrets.token_bytes(TOKEN_BYTES) if self.keeps_runs else b"",
         )
         lasting = survival.options_of(job, self._namespace) if self.keeps_runs else {}
         actor = CoordinatorActor.options(scheduling_strategy=placement, **lasting).remote(order)
@@ -164,10 +166,25 @@ class RayCluster:
 
     async def close(self) -> None:
         """Disconnects; a local cluster is ended, and its files and shared memory are removed."""
+        if self._counting is not None:
+            self._counting.cancel()
+            await asyncio.gather(self._counting, return_exceptions=True)
         await asyncio.to_thread(ray.shutdown)
         if self._janitor is not None and self._janitor.stdin is not None:
             self._janitor.stdin.close()
             await asyncio.to_thread(self._janitor.wait)
+
+    def start_counting(self) -> None:
+        """Sees to it that `num_slots` follows the cluster, to which nodes may come, and from which they may go."""
+        self._counting = asyncio.create_task(self._count())
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            try:
+                self._num_slots = await asyncio.to_thread(_num_slots)
+            except Exception:
+                logger.exception("the nodes of the Ray cluster could not be counted; trying again")
 
     def start_janitor(self) -> None:
         """Sees to it that nothing stays behind even if this process is killed."""
@@ -205,23 +222,18 @@ async def open_remote_cluster(
         )
     except Exception as error:
         raise ClusterError(f"cannot reach Ray at {address}: {' '.join(str(error).split())[:300]}") from error
+    slots = await asyncio.to_thread(_num_slots)
+    cluster = RayCluster(num_slots=slots, token=identity, directory=None, policy=policy)
+    cluster.start_counting()
+    return cluster
+
+
+def _num_slots() -> int:
+    """Processors of all nodes that Ray believes to be alive."""
     nodes = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no types here
-    slots = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
-    return RayCluster(
-        num_slots=sum(slots),
-        largest_node_slots=max(slots, default=0),
-        token=identity,
-        directory=None,
-        policy=policy,
-    )
+    return sum(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"])
 
 
 def _survivor(coordinator: ActorHandle[Any], there: Situation) -> Survivor:
     run = RayRun(coordinator, there.segment, capacity=there.capacity)
     return Survivor(run, there.workers, there.slots_held)
-
-
-def _roomiest_node() -> str:
-    """The node with the most free processors: a job's workers share its memory and must be on one node."""
-    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]  # as above
-    return max(free, key=lambda node: free[node].get("CPU", 0.0))

@@ -22,15 +22,18 @@ import ray
 
 from service import __version__
 from service.checkpoint_writer import CheckpointWriter, one_line
+from service.janitor import leave_beside
 from service.jobs import Evaluation, StateReason, WorkerLost, WorkersChanged, WorkerSlow
 from service.losses import Losses
 from service.membership import Team, decide
-from service.observer import SegmentObserver
+from service.node import NodeLostError
+from service.observer import Observer
+from service.order import Order
 from service.outbox import Outbox
 from service.resumption import RefusedError
 from service.runs import News, Report, RunFailed, RunPaused, RunStarted, RunStopped, RunSucceeded
 from service.seats import Standing
-from service.worker_group import Order, WorkerGroup
+from service.worker_group import WorkerGroup
 from worker.checkpoint_store import StoreUnreachableError
 from worker.plan import Plan
 from worker.replica import LegEnd, NumericsChangedError
@@ -68,7 +71,8 @@ class _Coordinator:
         self._members: frozenset[int] = frozenset()  # as last reported
         self._slow: frozenset[int] = frozenset()
         self._has_begun = self._is_cancelled = self._is_pausing = False
-        self._observer: SegmentObserver | None = None
+        self._evaluated = -1  # the step of the last evaluation
+        self._observer: Observer | None = None
         self._steps_redone = 0
         self._outbox = Outbox()
         self._has_news = asyncio.Event()
@@ -101,7 +105,7 @@ class _Coordinator:
         held, dropped = self._group.num_processes, self._outbox.num_dropped
         if self._observer is None:
             return News(reports, slots_held=held, last_report=last, reports_dropped=dropped)
-        steps, phase_seconds = self._observer.read()
+        steps, phase_seconds = await self._observer.read()
         progress, redone = replace(self._observer.progress, current_workers=len(self._group)), self._steps_redone
         return News(reports, progress, steps, phase_seconds, redone, held, last, dropped)
 
@@ -133,7 +137,12 @@ class _Coordinator:
 
     async def _run(self) -> None:
         try:
-            self._report(await self._train())
+            if self._order.token:  # on a machine where nobody else would clean up
+                await asyncio.to_thread(leave_beside, self._order.segment)
+            ended = await self._train()
+            if self._observer is not None:
+                await self._observer.look()  # once more, while there is something to be seen
+            self._report(ended)
         except RefusedError as refused:
             self._report(RunFailed(StateReason.INVALID_JOB, str(refused)))
         except NumericsChangedError as changed:
@@ -151,7 +160,7 @@ class _Coordinator:
 
     async def _train(self) -> Report:
         """From the first or the newest saved step to the last, and how it ended."""
-        group, total, evaluated = self._group, self._spec.training.max_steps, -1
+        group = self._group
         writer = CheckpointWriter(self._spec, self._order, group, report=self._report)
         while True:
             group.changed.clear()
@@ -160,30 +169,37 @@ class _Coordinator:
                 return verdict
             if self._is_cancelled:
                 return RunStopped()
-            if self._is_pausing:
-                return await self._pause(writer)
-            if not await self._gather():
-                await group.changed.wait()
-                continue
-            if self._spec.checkpoint.every_steps:
-                writer.prepare()
-            committed = group.committed
-            if evaluated != committed and self._is_due(committed, self._spec.evaluation.every_steps):
-                evaluation = await self._evaluate()
-                if evaluation is None:
-                    continue
-                self._report(evaluation)
-                evaluated = committed
-            if committed == total:
-                return await self._finish(writer)
-            legs = await group.run(self._next_boundary(committed))
-            self._steps_redone += group.step_was_redone
-            broken = [leg for leg in legs if leg.end is LegEnd.NON_FINITE]
-            if broken:
-                return RunFailed(StateReason.NON_FINITE, broken[0].message)
-            before, committed = committed, group.committed
-            if before < committed < total and self._is_due(committed, self._spec.checkpoint.every_steps):
-                await writer.start()
+            with suppress(NodeLostError):  # then its workers are losses, and others have the state
+                if self._is_pausing:
+                    return await self._pause(writer)
+                if not await self._gather():
+                    await group.changed.wait()
+                elif (end := await self._leg(writer)) is not None:
+                    return end
+
+    async def _leg(self, writer: CheckpointWriter) -> Report | None:
+        """What is due at the step where the plan begins, and the steps up to the next boundary; the end, if it is."""
+        group, total = self._group, self._spec.training.max_steps
+        if self._spec.checkpoint.every_steps:
+            writer.prepare()
+        committed = group.committed
+        if self._evaluated != committed and self._is_due(committed, self._spec.evaluation.every_steps):
+            evaluation = await self._evaluate()
+            if evaluation is None:
+                return None
+            self._report(evaluation)
+            self._evaluated = committed
+        if committed == total:
+            return await self._finish(writer)
+        legs = await group.run(self._next_boundary(committed))
+        self._steps_redone += group.step_was_redone
+        broken = [leg for leg in legs if leg.end is LegEnd.NON_FINITE]
+        if broken:
+            return RunFailed(StateReason.NON_FINITE, broken[0].message)
+        before, committed = committed, group.committed
+        if before < committed < total and self._is_due(committed, self._spec.checkpoint.every_steps):
+            await writer.start(committed)
+        return None
 
     async def _take_losses(self) -> RunFailed | None:
         """Tells of the workers that were lost; the verdict where that is the job's own fault."""
@@ -209,6 +225,9 @@ class _Coordinator:
     async def _gather(self) -> bool:
         """Decides who takes part, starts who is missing, ends who is not needed; whether the next leg can begin."""
         group = self._group
+        if group.has_lost_all:
+            await group.start_over()
+        await group.rescue()
         team = Team(
             capacity=self._order.capacity,
             wanted=self._wanted,
@@ -219,11 +238,13 @@ class _Coordinator:
             may_start=self._pause_of_starts is None,
         )
         decided = decide(team)
-        group.start(decided.start, on_ready=self._losses.note_start)
+        await group.start(decided.start, on_ready=self._losses.note_start)
         await group.dismiss(decided.leave)
-        if not decided.members:
+        if not group.can_go_on(decided.members):
             return False
-        self._tell(group.open_plan(decided.members), decided.reason)
+        if self._observer is not None and not group.nodes.are_level:
+            await self._observer.look()
+        self._tell(await group.open_plan(decided.members), decided.reason)
         if len(decided.members) >= self._wanted:
             group.keep_spare()
         return True
@@ -232,7 +253,7 @@ class _Coordinator:
         """Tells of a plan what is new in it."""
         group, committed = self._group, self._group.committed
         if self._observer is None:
-            self._observer = SegmentObserver(group.segment, self._spec)
+            self._observer = Observer(group.nodes, self._spec, committed=committed)
         if self._has_begun and reason:
             self._report(WorkersChanged(len(plan.members), committed, reason))
         if self._members != frozenset(plan.members):
@@ -263,13 +284,13 @@ class _Coordinator:
         """The end of a run that goes on one day, from its newest checkpoint."""
         if not self._has_begun:
             return RunPaused(self._group.committed)
-        await writer.start()
+        await writer.start(self._group.committed)
         await writer.wait()
         return RunPaused(self._group.committed)
 
     async def _finish(self, writer: CheckpointWriter) -> Report:
         """The last checkpoint is the model."""
-        published = await writer.finish()
+        published = await writer.finish(self._spec.training.max_steps)
         if published is None:
             message = f"the trained model could not be written to {self._order.checkpoints}; see the job's events"
             return RunFailed(StateReason.CHECKPOINT_FAILED, message)

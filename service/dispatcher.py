@@ -215,7 +215,7 @@ class Dispatcher:
             for job_id, one in live.items()
             if (attempt := self._attempts.get(job_id)) is not None
         ]
-        view = ClusterView(self._cluster.num_slots, self.free_slots, self._cluster.largest_node_slots)
+        view = ClusterView(self._cluster.num_slots, self.free_slots)
         decided = plan(self._clock(), waiting, view, running)
         for job_id, wait in decided.waits.items():
             await self._tell(live[job_id], wait)

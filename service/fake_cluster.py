@@ -224,11 +224,9 @@ class FakeCluster:
         *,
         num_slots: int = 2,
         script: Script | Callable[[Job], Script] = Script(),
-        largest_node_slots: int | None = None,
         keeps_runs: bool = False,
     ) -> None:
         self.num_slots = num_slots
-        self.largest_node_slots = num_slots if largest_node_slots is None else largest_node_slots
         self.keeps_runs = keeps_runs
         self.gate = asyncio.Event()
         self.runs: list[FakeRun] = []

@@ -4,6 +4,8 @@
 from it as standard input. When the pipe ends, the service is gone. Then the janitor waits until no process of the
 local Ray cluster in DIRECTORY is left, ends the ones that stay, removes DIRECTORY and the files that match
 SHARED_MEMORY, and goes too.
+
+`python service/janitor.py --beside FILE` returns at once; a child of it removes FILE when the pipe ends.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import glob
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,12 +23,32 @@ from pathlib import Path
 
 GRACE_SECONDS = 2.0  # most of Ray's processes see within a second that the service is gone
 POLL_SECONDS = 0.05
+_PIPES: list[subprocess.Popen[bytes]] = []
 
 
 def main(directory: Path, shared_memory: str) -> None:
     """Waits for the end of standard input, then cleans up."""
     sys.stdin.buffer.read()
     clean(directory, shared_memory)
+
+
+def leave_beside(path: Path) -> None:
+    """Has a file removed when this process ends, however it does; Ray, which ends our children with us, knows nothing.
+
+    Waits a moment, until the process that does it is nobody's child.
+    """
+    command = [sys.executable, "-I", __file__, "--beside", str(path)]
+    quiet = subprocess.DEVNULL
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
+    parent.wait()
+    _PIPES.append(parent)  # which would close what it ends with
+
+
+def stay_beside(path: Path) -> None:
+    """Removes a file at the end of standard input, in a process whose parent has gone."""
+    if os.fork() == 0:
+        sys.stdin.buffer.read()
+        path.unlink(missing_ok=True)
 
 
 def clean(directory: Path, shared_memory: str, *, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -60,4 +83,7 @@ def processes_of(directory: Path) -> Iterator[int]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    if sys.argv[1] == "--beside":
+        stay_beside(Path(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]), sys.argv[2])

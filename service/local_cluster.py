@@ -28,9 +28,7 @@ async def open_local_cluster(
     prepare_local()
     slots = worker_slots or os.cpu_count() or 1
     directory = Path(tempfile.mkdtemp(prefix="backprop-ray-"))
-    cluster = RayCluster(
-        num_slots=slots, largest_node_slots=slots, token=secrets.token_hex(4), directory=directory, policy=policy
-    )
+    cluster = RayCluster(num_slots=slots, token=secrets.token_hex(4), directory=directory, policy=policy)
     cluster.start_janitor()
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:

@@ -1,59 +1,67 @@
-"""What a coordinator reads off its job's control page: steps as they are committed, speed, time spent by phase."""
+"""What a coordinator reads off its job's control pages: steps as they are committed, speed, time spent by phase."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 
 from service.jobs import Progress
+from service.node import Node, NodeLostError
+from service.nodes import Nodes
 from service.runs import StepSample
-from worker.reduce.segment import PHASES, RING_STEPS, Control, Segment
+from worker.reduce.segment import PHASES
 from worker.spec import JobSpec
 
 SPEED_WINDOW_SECONDS = 5.0  # training speed is that of the last seconds
 
 
-class SegmentObserver:
-    """Reads a job's segment while its workers write it; never waits for them and never makes them wait.
+class Observer:
+    """Reads a job's segments while its workers write them; never waits for them and never makes them wait.
 
-    Of steps that nobody has read for long only the newest are there: about 7/8 of RING_STEPS.
+    Of steps that nobody has read for long only the newest are there: about 7/8 of a ring.
     """
 
-    def __init__(self, segment: Segment, spec: JobSpec) -> None:
-        self._control: Control | None = segment.control
+    def __init__(self, nodes: Nodes, spec: JobSpec, *, committed: int) -> None:
+        self._nodes: Nodes | None = nodes
         self._training = spec.training
+        self._next = committed + 1  # the first step not seen yet
+        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), committed)])
         self._samples: list[StepSample] = []  # read, and not told yet
         self._phase_seconds: Mapping[str, float] = {}
-        self._next = segment.control.committed + 1  # the first step not seen yet
-        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), segment.control.committed)])
         self._loss: float | None = None
 
-    def read(self) -> tuple[tuple[StepSample, ...], Mapping[str, float]]:
+    async def read(self) -> tuple[tuple[StepSample, ...], Mapping[str, float]]:
         """The steps committed since the last call, oldest first, and the seconds by phase over all workers."""
-        if self._control is not None:
-            self._look(self._control)
+        await self.look()
         samples, self._samples = tuple(self._samples), []
         return samples, self._phase_seconds
 
     def let_go(self) -> None:
-        """Looks for the last time, and needs the segment no longer."""
-        if self._control is not None:
-            self._look(self._control)
-            self._control = None
+        """Needs the nodes no longer; what was last seen of them is still told."""
+        self._nodes = None
 
-    def _look(self, control: Control) -> None:
-        committed = control.committed
-        self._next = max(self._next, committed - RING_STEPS + RING_STEPS // 8)  # older ones may be overwritten
-        for step in range(self._next, committed + 1):
-            record = control.ring[step % RING_STEPS].tolist()
-            if record[0] == step:
-                self._samples.append(_sample(record))
+    async def look(self) -> None:
+        """Takes in the steps of a node that is furthest: what a node copies from another is not in its own ring."""
+        nodes = self._nodes
+        if nodes is None:
+            return
+        await nodes.look()
+        self._phase_seconds = dict(zip(PHASES, nodes.phase_seconds().tolist(), strict=True))
+        for node in sorted(nodes.bearing(), key=_furthest_first):
+            with suppress(NodeLostError):
+                await self._take_in(node)
+                return
+
+    async def _take_in(self, node: Node) -> None:
+        committed = node.committed
+        records = await node.records(self._next, committed)
+        self._samples += [_sample(record) for record in records if record[0] >= self._next]
         if self._samples:
             self._loss = self._samples[-1].loss
-        self._next = committed + 1
+        self._next = max(self._next, committed + 1)
         self._note(committed)
-        self._phase_seconds = dict(zip(PHASES, control.phase_seconds.sum(axis=0).tolist(), strict=True))
 
     @property
     def progress(self) -> Progress:
@@ -73,6 +81,10 @@ class SegmentObserver:
         self._seen.append((now, committed))
         while len(self._seen) > 2 and now - self._seen[0][0] > SPEED_WINDOW_SECONDS:
             self._seen.popleft()
+
+
+def _furthest_first(node: Node) -> tuple[int, int]:
+    return -node.committed, node.number
 
 
 def _sample(record: list[float]) -> StepSample:

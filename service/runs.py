@@ -173,12 +173,7 @@ class Cluster(Protocol):
 
     @property
     def num_slots(self) -> int:
-        """Worker processes that can run at once, over all jobs."""
-        ...
-
-    @property
-    def largest_node_slots(self) -> int:
-        """Worker processes that the largest node can run: the most that one job can have."""
+        """Worker processes that can run at once, over all jobs; one job may have all of them."""
         ...
 
     async def launch(self, job: Job, workers: int, directory: Path) -> Run:

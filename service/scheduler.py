@@ -18,11 +18,10 @@ from service.jobs import Job, JobState, StateReason
 
 @dataclass(frozen=True)
 class ClusterView:
-    """What the cluster has: workers in all, those nobody uses, and the most that one job can have."""
+    """What the cluster has: workers in all, and those nobody uses."""
 
     num_slots: int
     free_slots: int
-    largest_node_slots: int
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ def plan(now: float, jobs: Sequence[Waiting], cluster: ClusterView, running: Seq
     room, ahead = _Room(cluster, running), ""
     for waiting in sorted(jobs, key=_rank):  # stable
         job, job_id, fewest = waiting.job, waiting.job.job_id, waiting.job.min_workers
-        if fewest > cluster.largest_node_slots:  # it may be right for tomorrow's cluster: it blocks nobody today
+        if fewest > cluster.num_slots:  # it may be right for tomorrow's cluster: it blocks nobody today
             waits[job_id] = Wait(
                 StateReason.WAITING_FOR_WORKERS,
-                f"waits for {_workers(fewest)} on one node: the largest node has {cluster.largest_node_slots}",
+                f"waits for {_workers(fewest)}: the cluster has {cluster.num_slots}",
             )
         elif ahead:
             waits[job_id] = Wait(StateReason.WAITING_FOR_EARLIER_JOBS, f"waits behind job {ahead}")
@@ -115,7 +114,7 @@ def plan(now: float, jobs: Sequence[Waiting], cluster: ClusterView, running: Seq
             message = f"waits for {_workers(fewest)}: {room.free} of {cluster.num_slots} free{coming}"
             waits[job_id] = Wait(StateReason.WAITING_FOR_WORKERS, message)
         else:
-            launches.append(Launch(job_id, room.take(min(job.max_workers, cluster.largest_node_slots))))
+            launches.append(Launch(job_id, room.take(job.max_workers)))
     if not ahead:
         room.share_out()
     return Plan(tuple(launches), room.scales(), tuple(room.preempted.values()), waits, min(later, default=None))
@@ -129,7 +128,7 @@ class _Room:
     """The cluster's slots while a plan is made: what is free, what is coming, who could do with less."""
 
     def __init__(self, cluster: ClusterView, running: Sequence[Running]) -> None:
-        self._largest = cluster.largest_node_slots
+        self._num_slots = cluster.num_slots
         self._running = [one for one in running if not one.is_leaving]  # oldest first
         self._targets = {one.job.job_id: one.target for one in self._running}
         self._reasons: dict[str, str] = {}
@@ -173,7 +172,7 @@ class _Room:
         """Gives what is free to those who can use it, the highest priority first."""
         for one in sorted(self._running, key=lambda one: -one.job.spec.priority):  # stable
             job_id = one.job.job_id
-            wished = min(one.job.max_workers, self._largest) - self._targets[job_id]
+            wished = min(one.job.max_workers, self._num_slots) - self._targets[job_id]
             if wished <= 0:
                 continue
             if taken := self.take(wished):

@@ -10,9 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import ray
-from ray._private.state import available_resources_per_node  # has no public name
-
+from service.placement import free_slots
 from service.seats import Worker
 
 CALM_SECONDS = 3.0  # a job that has just begun, or just lost a worker, has better use for the processor
@@ -22,8 +20,8 @@ NO_SEAT = -1
 class Spare:
     """At most one worker without a seat, of the same kind as the others. Knows nothing of the job."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = {**options, "num_cpus": 0}
+    def __init__(self, options: Mapping[str, Any], *, place: str) -> None:
+        self._options, self._place = {**options, "num_cpus": 0}, place
         self._worker: Worker | None = None
         self._preparing: asyncio.Task[None] | None = None
 
@@ -32,8 +30,10 @@ class Spare:
         if self._worker is None and self._preparing is None:
             self._preparing = asyncio.create_task(self._prepare())
 
-    def take(self) -> Worker | None:
-        """The spare, if there is one; it needs a seat. Should it have died, its start fails like any other."""
+    def take(self, place: str) -> Worker | None:
+        """The spare, if there is one on this node; it needs a seat. Should it have died, its start fails like any."""
+        if place != self._place:
+            return None
         worker, self._worker = self._worker, None
         return worker
 
@@ -48,13 +48,11 @@ class Spare:
     async def _prepare(self) -> None:
         try:
             await asyncio.sleep(CALM_SECONDS)
-            if await asyncio.to_thread(_node_has_room):
-                self._worker = Worker.launch(NO_SEAT, self._options)
+            if await asyncio.to_thread(_node_has_room, self._place):
+                self._worker = Worker.launch(NO_SEAT, self._options, place=self._place)
         finally:
             self._preparing = None
 
 
-def _node_has_room() -> bool:
-    here = ray.get_runtime_context().get_node_id()
-    free: dict[str, dict[str, float]] = available_resources_per_node()  # type: ignore[no-untyped-call]  # Ray's own
-    return free.get(here, {}).get("CPU", 0.0) >= 1.0
+def _node_has_room(node: str) -> bool:
+    return free_slots().get(node, 0) >= 1

@@ -113,6 +113,7 @@ async def sweep_node(node: str, pattern: str, spared: Collection[Path]) -> None:
 
 
 def _remove(pattern: str, spared: Collection[Path]) -> None:
+    stems = tuple(path.name.rpartition("-")[0] + "-" for path in spared)  # a run's on other nodes begin alike
     for path in map(Path, glob.glob(pattern)):
-        if path not in spared:
+        if not path.name.startswith(stems):
             path.unlink(missing_ok=True)

@@ -1,85 +1,69 @@
-"""The worker actors of one job, by seat, and the segment they share.
+"""The worker actors of one job, by seat, and the nodes that they are on.
 
 Workers are started in the background and take part from a step boundary on. A death is an answer here, not an
 accident: whatever the others were doing under the plan is abandoned at once, they come back, and the lost one is
-known to be dead before anybody goes on. `take_losses` tells what was lost.
+known to be dead, or lost with its node, before anybody goes on. `take_losses` tells what was lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
-from service import limits
-from service.jobs import CompilationFinished, CompilationStarted
+from service.lookout import Lookout, pulse_of
 from service.losses import Loss
-from service.resumption import RefusedError, check_alike, create_segment
+from service.node import Node, NodeLostError
+from service.nodes import Nodes
+from service.order import Order
+from service.placement import free_slots, place, preferring
 from service.runs import Report
-from service.seats import DEATHS, Standing, Worker, answer_of
+from service.seats import DEATHS, Standing, Worker, answer_of, node_by_node, plan_over
 from service.spare import Spare
-from service.vigil import LOOK_SECONDS, Paces, Vigil, Window
+from service.startup import Startup
+from service.vigil import Paces
 from worker.objective import Scores
 from worker.plan import Plan, shares_by_speed
-from worker.reduce.segment import PHASES, RING_STEPS, Segment
-from worker.replica import EVALUATION_CHUNK, Facts, Leg
+from worker.reduce.segment import NOTHING
+from worker.replica import Facts, Leg, LegEnd
 from worker.spec import JobSpec
 
 START_SECONDS = 300.0  # placing it, reading the data, compiling kernels, touching the segment, on a busy machine
-MEDIAN_STEPS = 50  # the newest ones, for the median duration of a step
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a coordinator is to run and where. `worker_options` are Ray's, for each worker actor."""
-
-    job_id: str
-    spec_json: str
-    num_workers: int  # wanted at first
-    min_workers: int  # with whom it begins
-    capacity: int  # at any time
-    segment: Path
-    checkpoints: str  # a path or a URL
-    worker_options: Mapping[str, Any]
-    allow_different_numerics: bool = False
-    keep_seconds: float = limits.KEEP_RUN_SECONDS  # the run's result, when nobody asks for it
+MAX_GIVE_UPS = 3  # of plans in a row, without a step and a loss: the members on different nodes cannot reach each other
 
 
 class WorkerGroup:
     """All workers of a job. `end` ends them; `changed` is set when somebody should decide anew who takes part."""
 
-    segment: Segment
-    facts: Facts
-
     def __init__(self, order: Order, report: Callable[[Report], None]) -> None:
-        self._order, self._report = order, report
-        self._global_batch_size = JobSpec.model_validate_json(order.spec_json).training.global_batch_size
+        self._order = order
         self._workers: dict[int, Worker] = {}
-        self._creating, self._compiling = asyncio.Lock(), asyncio.Lock()
+        self.nodes = Nodes(order.node, order.segment)
+        self.startup = Startup(order, report)
         self._plan: Plan | None = None
-        self._vigil = Vigil(since=0.0)
-        self._out: set[int] = set()  # members that have not come back
+        self._plan_nodes: tuple[Node, ...] = ()
+        self._epoch = 0  # of the newest plan; an abandoned one says the number behind it
+        self._is_abandoned = False
+        self._give_ups: list[str] = []  # why plans were given up in a row, without a loss and without a step
         self._fault: Exception | None = None  # why a worker that lives could not start
-        self._spare = Spare(order.worker_options)
-        self.paces = Paces()
-        self.has_segment = False
+        self._spare = Spare(order.worker_options, place=order.node)
+        training = JobSpec.model_validate_json(order.spec_json).training
+        self._lookout = Lookout(self.nodes, lambda: self.furthest, global_batch_size=training.global_batch_size)
         self.changed = asyncio.Event()
 
     # Who is there.
 
     def seats(self, standing: Standing) -> tuple[int, ...]:
-        """Workers that live and stand so, the oldest first; members in the order of the plan."""
-        seats = [w.seat for w in self._workers.values() if w.standing is standing and not w.is_dead]
+        """Workers that live and stand so: first those whose nodes have the job's state; among them members in the
+        order of the plan, others the oldest first."""
+        workers = [w for w in self._workers.values() if w.standing is standing and not w.is_dead]
         if standing is Standing.MEMBER and self._plan is not None:
-            seats.sort(key=self._plan.members.index)
-        return tuple(seats)
+            members = self._plan.members
+            workers.sort(key=lambda worker: members.index(worker.seat))
+        bearing = self.nodes.bearing()
+        return tuple(worker.seat for worker in sorted(workers, key=lambda worker: worker.node not in bearing))
 
     def __len__(self) -> int:
         return len(self.seats(Standing.MEMBER))
@@ -90,9 +74,25 @@ class WorkerGroup:
         return len(self._workers)
 
     @property
+    def paces(self) -> Paces:
+        """Who is slow."""
+        return self._lookout.paces
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the job since the first worker is up."""
+        return self.startup.facts
+
+    @property
+    def furthest(self) -> Node:
+        """A node with the committed state: one of the plan's, as far as any is left that has one."""
+        left = [node for node in self._plan_nodes if not node.lost and node.committed != NOTHING]
+        return max(left or self.nodes.bearing() or [self.nodes.here], key=lambda node: node.committed)
+
+    @property
     def committed(self) -> int:
         """Committed steps, as far as they are known; between legs they stand still."""
-        return self.segment.control.committed if self.has_segment else 0
+        return max(self.furthest.committed, 0)
 
     async def take_losses(self) -> list[Loss]:
         """The workers that are known to be dead, each told once; their seats are free again.
@@ -100,11 +100,13 @@ class WorkerGroup:
         Raises RefusedError, or the error of our own code, that kept a worker from starting, unless others train.
         """
         losses = []
-        for worker in [worker for worker in self._workers.values() if worker.is_dead]:
+        if dead := [worker for worker in self._workers.values() if worker.is_dead]:
+            await self.nodes.look()
+        for worker in dead:
             cause, was_member = await worker.find_cause(), worker.standing is Standing.MEMBER
             loss = Loss(worker.seat, cause, was_member=was_member)
-            if was_member:
-                pulse = self.segment.control.pulse(worker.seat)
+            if was_member and worker.node is not None and not worker.node.lost:
+                pulse = pulse_of(worker)
                 loss = Loss(worker.seat, cause, pulse.stage, pulse.step, pulse.shard)
             losses.append(loss)
             self._workers.pop(worker.seat).close()
@@ -112,14 +114,67 @@ class WorkerGroup:
             raise self._fault
         return losses
 
+    # Who has the state.
+
+    def can_go_on(self, seats: Sequence[int]) -> bool:
+        """Whether one of these workers has the job's state on its node, for the others to copy."""
+        bearing = self.nodes.bearing()
+        return any(self._workers[seat].node in bearing for seat in seats)
+
+    def stranded(self) -> tuple[int, ...]:
+        """Workers that can do nothing: the state is on nodes where no worker is, nor any on its way there."""
+        places = self.nodes.ids(self.nodes.bearing())
+        if not places or any(worker.place in places and not worker.is_dead for worker in self._workers.values()):
+            return ()
+        return self.seats(Standing.MEMBER) + self.seats(Standing.READY)
+
+    async def rescue(self) -> None:
+        """Where there are stranded workers, fetches the state to those on the coordinator's node, or ends them."""
+        stranded, here = self.stranded(), self.nodes.here
+        if any(self._workers[seat].node is here for seat in stranded):
+            await here.copy_from(max(self.nodes.bearing(), key=lambda node: node.committed))
+        else:
+            await self.dismiss(stranded)
+
+    @property
+    def has_lost_all(self) -> bool:
+        """Whether the job's state was there and is no more, on any node."""
+        return self.startup.has_segment and not self.nodes.has_state
+
+    async def start_over(self) -> None:
+        """Ends everybody, so that the next ones begin with the newest checkpoint."""
+        self.startup.has_segment, self._plan, self._plan_nodes = False, None, ()
+        await self.dismiss(list(self._workers))
+        await self.nodes.begin_anew()
+
     # Coming and going.
 
-    def start(self, seats: Sequence[int], *, on_ready: Callable[[], None]) -> None:
+    async def start(self, seats: Sequence[int], *, on_ready: Callable[[], None]) -> None:
         """Starts workers in the background."""
-        for seat in seats:
-            worker = self._spare.take() or Worker.launch(seat, self._order.worker_options)
+        if not seats:
+            return
+        for seat, node_id in zip(seats, await self._places(len(seats)), strict=True):
+            self.nodes.prepare(node_id)
+            worker = self._spare.take(node_id)
+            if worker is None:
+                options = dict(self._order.worker_options)
+                if self._order.token:
+                    options["scheduling_strategy"] = preferring(node_id)
+                worker = Worker.launch(seat, options, place=node_id)
             worker.seat, self._workers[seat] = seat, worker
             worker.start = asyncio.create_task(self._bring_up(worker, on_ready))
+
+    async def _places(self, count: int) -> tuple[str, ...]:
+        """Nodes for so many more workers, by id."""
+        if not self._order.token:
+            return (self._order.node,) * count
+        free = dict(await asyncio.to_thread(free_slots))
+        for worker in self._workers.values():
+            if worker.process is None or not worker.takes_slot:  # Ray does not count it yet, or never
+                free[worker.place] = free.get(worker.place, 0) - 1
+        for node_id in self.nodes.lost_ids:  # Ray may know of it later
+            free[node_id] = 0
+        return place(count, free, home=self.nodes.ids(self.nodes.bearing()) or [self._order.node])
 
     def keep_spare(self) -> None:
         """Has a worker in reserve, where the node has room, now that nobody is missing."""
@@ -134,22 +189,22 @@ class WorkerGroup:
         del self._workers[seat]  # not before: whoever breaks this off has still to end it
 
     async def end(self) -> None:
-        """Ends all workers and removes the segment; nothing of the group is left but files on disk."""
-        self._order.segment.unlink(missing_ok=True)
+        """Ends all workers and removes the segments; nothing of the group is left but files on disk."""
+        await self.nodes.here.clear()
         await asyncio.gather(self._spare.end(), self.dismiss(list(self._workers)))
-        if self.has_segment:  # its memory is the node's again, however long the coordinator stays
-            self.has_segment = False
-            del self.segment
+        await self.nodes.end()
 
     async def _bring_up(self, worker: Worker, on_ready: Callable[[], None]) -> None:
         try:
             async with asyncio.timeout(START_SECONDS):
-                await worker.hold()
-                await self._prepare(worker)
+                await worker.hold(self.nodes)
+                await self.startup.prepare(worker)
         except Exception as error:
-            cause = "" if isinstance(error, DEATHS) else f"start failed: {_one_line(error)}"
+            cause = "" if isinstance(error, (*DEATHS, NodeLostError)) else f"start failed: {_one_line(error)}"
             if isinstance(error, TimeoutError):
                 cause = f"hung: not ready {START_SECONDS:.0f} s after its start"
+                if worker.process is None and self._order.token:
+                    cause = f"no room: no node had a slot for it for {START_SECONDS:.0f} s"
             elif cause:
                 self._fault = error.cause if isinstance(error, RayTaskError) else error
             await worker.kill(cause)
@@ -162,75 +217,35 @@ class WorkerGroup:
         if worker.end is not None:
             worker.end.add_done_callback(lambda _: self.request_boundary())
 
-    async def _prepare(self, worker: Worker) -> None:
-        """Lets a worker read the data, build the model and map the segment."""
-        order, actor = self._order, worker.actor
-        facts = await actor.load.remote(order.spec_json, capacity=order.capacity)
-        if not isinstance(facts, Facts):
-            raise RefusedError(facts)
-        await self._rehearse(worker)
-        async with self._creating:
-            if self.has_segment:
-                check_alike(facts, self.facts, allow_different_numerics=order.allow_different_numerics)
-            else:
-                await self._create_segment(actor, facts)
-        await actor.join.remote(order.segment, worker.seat)
-
-    async def _rehearse(self, worker: Worker) -> None:
-        """Lets a worker load its kernels. What the cache lacks one worker compiles, so that the others can load it."""
-
-        async def rehearse(*, may_compile: bool) -> int | None:
-            num_kernels: int | None = await worker.actor.rehearse.remote(may_compile=may_compile)
-            return num_kernels
-
-        if await rehearse(may_compile=False) is not None:
-            return
-        async with self._compiling:
-            if await rehearse(may_compile=False) is not None:  # another worker has compiled them
-                return
-            started = time.monotonic()
-            self._report(CompilationStarted(worker.seat))
-            num_kernels = await rehearse(may_compile=True)
-            self._report(CompilationFinished(num_kernels or 0, time.monotonic() - started))
-
-    async def _create_segment(self, actor: ActorHandle[Any], facts: Facts) -> None:
-        """The segment with the newest saved or the first weights, made by the first worker that has loaded them."""
-        self._order.segment.unlink(missing_ok=True)  # of a worker that died making it
-        await create_segment(
-            actor,
-            self._order.segment,
-            self._order.checkpoints,
-            allow_different_numerics=self._order.allow_different_numerics,
-            report=self._report,
-        )
-        self.facts, self.segment = facts, Segment.attach(self._order.segment, facts.shape)
-        self.has_segment = True
-
     # Working together.
 
     def request_boundary(self) -> None:
         """Makes the members come back after the step under way, and wakes whoever waits for a change."""
         self.changed.set()
-        if self.has_segment:
-            self.segment.control.stop_requested = True
+        self.nodes.request_stop()
 
-    def open_plan(self, members: Sequence[int]) -> Plan:
-        """Makes these workers the members of the next plan; between legs only.
+    async def open_plan(self, members: Sequence[int]) -> Plan:
+        """Makes these workers the members of the next plan, those of a node one after the other; between legs only.
 
         What has `changed` since it was cleared is still to be decided upon: then the plan lasts for one step.
         """
-        control = self.segment.control
-        control.stop_requested = self.changed.is_set()
-        for seat in members:
-            worker = self._workers[seat]
+        workers, committed = node_by_node([self._workers[seat] for seat in members]), self.committed
+        for worker in workers:
             if worker.standing is not Standing.MEMBER:
-                worker.standing, worker.first_step = Standing.MEMBER, control.committed
-                self.paces.forget(seat)
-        speeds = [self.paces.speeds.get(seat, 1.0) for seat in members]
-        shares = shares_by_speed(speeds, self.facts.shape.num_shards)
-        before, self._plan = self._plan, Plan(control.open_plan(), tuple(members), shares)
+                worker.standing, worker.first_step = Standing.MEMBER, committed
+                self.paces.forget(worker.seat)
+        self._epoch += 2
+        shares = shares_by_speed([self.paces.speeds.get(w.seat, 1.0) for w in workers], self.facts.shape.num_shards)
+        before, self._plan = self._plan, plan_over(workers, shares, epoch=self._epoch)
+        self._plan_nodes = tuple(dict.fromkeys(node for worker in workers if (node := worker.node) is not None))
+        self._is_abandoned = False
+        await self.nodes.open_plan(self._epoch, self._plan_nodes)
+        if self.changed.is_set():
+            self.nodes.request_stop()
         if before is None or (before.members, before.shares) != (self._plan.members, self._plan.shares):
-            self.paces.restart(self._window(self._plan))
+            await self.nodes.look()
+            self._lookout.begin_paces(workers)
+            await self.nodes.release([w.place for w in self._workers.values()], committed=self.committed)
         return self._plan
 
     async def run(self, until_step: int) -> list[Leg]:
@@ -239,7 +254,7 @@ class WorkerGroup:
         return await self._together("run", until_step, self._plan)
 
     async def evaluate(self) -> list[dict[int, Scores]] | None:
-        """All chunks of the held-out samples under the committed weights; None when a member was lost."""
+        """All chunks of the held-out samples under the committed weights; None when the plan was abandoned."""
         assert self._plan is not None, "open_plan comes first"
         answers: list[dict[int, Scores]] = await self._together("evaluate", self._plan)
         return answers if len(answers) == len(self._plan.members) else None
@@ -249,11 +264,11 @@ class WorkerGroup:
 
         Returns when every member has come back or is known to be dead.
         """
-        plan = self._plan
+        plan, committed = self._plan, self.committed
         assert plan is not None
         workers = [self._workers[seat] for seat in plan.members]
-        self._out, self._vigil = set(plan.members), Vigil(since=time.monotonic())
-        watching = asyncio.create_task(self._watch(plan))
+        self._lookout.begin(workers)
+        watching = asyncio.create_task(self._lookout.watch(plan, workers, on_change=self.request_boundary))
         try:
             calls = (self._outcome(worker, getattr(worker.actor, method).remote(*arguments)) for worker in workers)
             answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -262,17 +277,25 @@ class WorkerGroup:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer.cause if isinstance(answer, RayTaskError) else answer
+        await self.nodes.look()
+        if not self._is_abandoned or any(worker.is_dead for worker in workers) or self.committed > committed:
+            self._give_ups.clear()
+        elif len(self._give_ups) >= MAX_GIVE_UPS:
+            await self._part(workers)
         return [answer for answer in answers if answer is not None]
 
     async def _outcome(self, worker: Worker, call: Any) -> Any:
-        """A member's answer, or None when it is dead; then the others are called back at once."""
+        """A member's answer, or None when it is dead; then the others are called back at once, as when it gave up."""
         assert worker.end is not None
         answer = asyncio.ensure_future(answer_of(call))
         await asyncio.wait({answer, worker.end}, return_when=asyncio.FIRST_COMPLETED)
-        self._out.discard(worker.seat)
+        self._lookout.note_return(worker)
         error = answer.exception() if answer.done() else None
         if answer.done() and error is None:
-            return answer.result()
+            result = answer.result()
+            if result is None or (isinstance(result, Leg) and result.end is LegEnd.PLAN_CHANGED):
+                self._abandon(getattr(result, "message", ""))
+            return result
         self._abandon()
         if error is not None and not isinstance(error, DEATHS):
             raise error
@@ -284,53 +307,28 @@ class WorkerGroup:
     @property
     def step_was_redone(self) -> bool:
         """Whether the plan was abandoned with a step under way, which the next plan does again."""
-        control, plan = self.segment.control, self._plan
+        plan, committed = self._plan, self.committed
         assert plan is not None
-        begun = any(control.pulse(seat).step == control.committed for seat in plan.members)
-        return control.epoch != plan.epoch and begun
+        workers = [self._workers[seat] for seat in plan.members]
+        reached = [worker for worker in workers if worker.node is not None and not worker.node.lost]
+        return self._is_abandoned and any(pulse_of(worker).step == committed for worker in reached)
 
-    def _abandon(self) -> None:
+    def _abandon(self, why: str = "") -> None:
         """Makes the members of the plan come back."""
-        control = self.segment.control
-        if self._plan is not None and control.epoch == self._plan.epoch:
-            control.abandon_plan()
-            self._vigil.restart(time.monotonic())
+        if self._plan is not None and not self._is_abandoned:
+            self._is_abandoned = True
+            self._give_ups.append(why)
+            self.nodes.abandon_plan(self._plan.epoch)
+            self._lookout.note_abandonment()
+        elif self._give_ups:
+            self._give_ups[-1] = self._give_ups[-1] or why  # the first to come back need not know
 
-    # Watching over them.
-
-    async def _watch(self, plan: Plan) -> None:
-        """Kills members that hang, while the members work; asks for a step boundary when one turns out to be slow."""
-        control, shares = self.segment.control, dict(zip(plan.members, plan.shares, strict=True))
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            committed = control.committed
-            pulses = {seat: control.pulse(seat) for seat in self._out}
-            fresh = [seat for seat in self._out if committed <= self._workers[seat].first_step]
-            hung = self._vigil.hung(
-                time.monotonic(),
-                pulses,
-                fresh=fresh,
-                median_step_seconds=self._median_step_seconds(committed),
-                chunk_steps=EVALUATION_CHUNK * len(plan.members) / self._global_batch_size,
-            )
-            for seat, cause in hung.items():
-                worker = self._workers[seat]
-                assert worker.process is not None
-                worker.cause = cause
-                worker.process.kill()
-            if self.paces.look(self._window(plan), shares):
-                self.request_boundary()
-
-    def _median_step_seconds(self, committed: int) -> float:
-        steps = range(max(1, committed - MEDIAN_STEPS + 1), committed + 1)
-        records = (self.segment.control.ring[step % RING_STEPS] for step in steps)
-        return statistics.median([float(record[4]) for record, step in zip(records, steps, strict=True)] or [0.0])
-
-    def _window(self, plan: Plan) -> Window:
-        control, wait = self.segment.control, PHASES.index("wait")
-        sums = {seat: control.phase_seconds[seat] for seat in plan.members}
-        busy = {seat: float(seconds.sum() - seconds[wait]) for seat, seconds in sums.items()}
-        return Window(time.monotonic(), control.committed, busy)
+    async def _part(self, workers: Sequence[Worker]) -> None:
+        """Ends the members that cannot reach the others: those on other nodes than the furthest."""
+        home, why = self.furthest, next(filter(None, self._give_ups), "the plan was given up")
+        self._give_ups.clear()
+        away = [worker for worker in workers if worker.node is not home]
+        await asyncio.gather(*(worker.kill(f"out of reach: {why}") for worker in away))
 
 
 def _one_line(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 
@@ -40,3 +41,11 @@ async def local_cluster(
         process.wait(END_SECONDS)
     wait_until_gone(lambda: described(one for one in came | processes() - before if one.is_running()), "Ray")
     assert not glob(cluster.segment_pattern), "shared memory was left"
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line, which for an actor's names the actor; nothing for one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -17,6 +17,7 @@ from typing import Any
 
 DIRECTORY = "BACKPROP_FAILPOINTS"
 ROOT = Path(__file__).parents[1]
+NOBODY = 1  # a port at which nobody listens
 
 
 def environment(directory: Path) -> Mapping[str, str]:
@@ -29,7 +30,10 @@ def environment(directory: Path) -> Mapping[str, str]:
 
 
 def arm(directory: Path, seat: int | str, stage: str, action: str) -> Path:
-    """Lets the worker in a seat ("any": whoever comes first) `kill`, `stop`, `hold` (the GIL) or `slow SECONDS`."""
+    """Lets the worker in a seat ("any": whoever comes first) `kill`, `stop`, `hold` (the GIL) or `slow SECONDS`.
+
+    Stage "listen" is another matter: as long as it is there, all give away a wrong port to be reached at.
+    """
     path = directory / f"{seat}-{stage}"
     partial = path.with_suffix(".partial")
     partial.write_text(action)
@@ -46,6 +50,7 @@ def poison(directory: Path, *, step: int, shard: int) -> Path:
 def install() -> None:
     """Puts the failpoints into this process."""
     from worker.phases import PhaseClock
+    from worker.reduce.mesh import Address
     from worker.replica import Replica
 
     directory = os.environ[DIRECTORY]
@@ -74,6 +79,14 @@ def install() -> None:
 
     for name in ("load", "create_segment", "join"):
         setattr(Replica, name, failing_first(name, getattr(Replica, name)))
+
+    listen = Replica.listen
+
+    def listen_elsewhere(self: Replica, host: str, token: bytes) -> Address:
+        address = listen(self, host, token)
+        return (host, NOBODY) if os.path.exists(f"{directory}/any-listen") else address
+
+    Replica.listen = listen_elsewhere  # type: ignore[method-assign]  # as above
 
 
 def _fail(path: Path) -> None:

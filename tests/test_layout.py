@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 350
 ONLY_HERE = {  # module prefix -> the only places of the product that may import it
     "ray": ("worker/actor.py", "service/cluster.py", "service/local_cluster.py", "service/coordinator.py",
-            "service/worker_group.py", "service/resumption.py", "service/seats.py", "service/spare.py",
-            "service/survival.py"),
+            "service/worker_group.py", "service/resumption.py", "service/seats.py", "service/placement.py",
+            "service/remote_node.py", "service/survival.py"),
     "service.pb": ("service/pb/", "service/api.py", "service/convert.py", "service/client.py", "service/documents.py",
                    "service/interceptors.py", "service/server.py", "service/cli/"),
     "grpc": ("service/pb/", "service/api.py", "service/client.py", "service/interceptors.py", "service/server.py"),

@@ -11,6 +11,7 @@ import ray
 from worker.objective import Scores
 from worker.plan import Plan
 from worker.process import keep_freed_memory, start_time_of
+from worker.reduce.mesh import Address
 from worker.replica import Facts, Leg, NumericsChangedError, Replica, Resumed
 from worker.spec import JobSpec
 from worker.violations import SpecError, Violation
@@ -31,9 +32,9 @@ class _Worker:
         keep_freed_memory()
         self._replica: Replica | None = None
 
-    def identity(self) -> tuple[int, int | None]:
-        """Its process, by number and start time."""
-        return os.getpid(), start_time_of(os.getpid())
+    def identity(self) -> tuple[int, int | None, str]:
+        """Its process, by number and start time, and Ray's name for its node."""
+        return os.getpid(), start_time_of(os.getpid()), ray.get_runtime_context().get_node_id()
 
     def load(self, spec_json: str, *, capacity: int) -> Facts | tuple[Violation, ...]:
         """Reads the data and builds the model; the violations where the data does not work."""
@@ -55,13 +56,21 @@ class _Worker:
         except SpecError as error:
             return Refused(violations=error.violations)
 
+    def create_empty_segment(self, path: Path) -> None:
+        self._loaded.create_empty_segment(path)
+
+    def listen(self, token: bytes) -> Address:
+        """Lets members on other nodes connect, at this node's address in the cluster."""
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray's own
+        return self._loaded.listen(host, token)
+
     def join(self, path: Path, seat: int) -> None:
         self._loaded.join(path, seat)
 
     def run(self, until_step: int, plan: Plan) -> Leg:
         return self._loaded.run(until_step, plan)
 
-    def evaluate(self, plan: Plan) -> dict[int, Scores]:
+    def evaluate(self, plan: Plan) -> dict[int, Scores] | None:
         return self._loaded.evaluate(plan)
 
     @property

@@ -240,10 +240,10 @@ class Replica:
             self._clock.enter("idle")
         return Leg(LegEnd.REACHED, committed)
 
-    def evaluate(self, plan: Plan) -> dict[int, Scores]:
+    def evaluate(self, plan: Plan) -> dict[int, Scores] | None:
         """This member's chunks of the held-out samples, by their numbers, under the committed weights.
 
-        A job that keeps an average of its weights is judged by it. When the plan is abandoned, some are missing.
+        A job that keeps an average of its weights is judged by it. None when the plan was abandoned before the end.
         """
         segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
         if plan.is_spread:
@@ -251,7 +251,8 @@ class Replica:
                 with self._reduce(plan):
                     pass  # only so that all nodes judge the same weights
             except PlanChangedError:
-                return {}
+                self._clock.enter("idle")
+                return None
         committed, states = segment.control.committed, self.facts.state_names
         averaged = EMA in states
         self._flat.bind_weights(segment.state(committed)[states.index(EMA)] if averaged else segment.weights(committed))
@@ -268,7 +269,7 @@ class Replica:
                 scores[chunk] = self._recipe.objective.score(model, held_out.take(positions))
         model.train()
         self._clock.enter("idle")
-        return scores
+        return scores if segment.control.epoch == plan.epoch else None
 
     @property
     def _joined(self) -> Segment:

@@ -154,7 +154,7 @@ async def test_more_workers_than_can_ever_be_had_are_refused(start_service: Star
         spec = spec_to_proto(make_spec(workers={"min": 3, "max": 3}))
         code, _, fields = await refusal(stub.CreateJob(pb.CreateJobRequest(spec=spec)))
         assert code == "FAILED_PRECONDITION"
-        assert fields == {"workers.min": "got 3, expected at most 2: this cluster cannot run more workers for one job"}
+        assert fields == {"workers.min": "got 3, expected at most 2: this cluster cannot run more workers"}
 
 
 async def test_a_repeated_request_is_one_job(start_service: StartService, make_spec: MakeSpec) -> None:

@@ -30,7 +30,7 @@ from service.jobs import CheckpointCorrupt, CheckpointSaved, Job, JobState
 from service.runs import RunLostError, RunStarted, RunSucceeded
 from service.start_checkpoint import StartCheckpoint
 from tests.clusters import local_cluster
-from tests.integration.test_ray_training import Watcher, processes_named, train
+from tests.integration.test_ray_training import Watcher, process_named, train
 from tests.integration.test_ray_training import job as job_of
 from tests.unit.checkpoints import ORIGIN, TENSORS, save, state_of, tensors_of
 from worker import checkpoint, object_store
@@ -360,7 +360,7 @@ async def test_a_job_lives_in_a_bucket_from_its_first_checkpoint_to_its_deletion
     directory = await directories.make(spec.job_id)
     watcher = Watcher(await cluster.launch(spec, 1, directory))
     await watcher.until(CheckpointSaved, 2)
-    os.kill(processes_named("Coordinator")[0], signal.SIGKILL)
+    os.kill(await process_named("Coordinator"), signal.SIGKILL)
     with pytest.raises(RunLostError):
         await watcher.until(RunSucceeded)
     await watcher.run.close()

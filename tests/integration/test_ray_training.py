@@ -26,7 +26,7 @@ from service.jobs import (
     WorkerLost,
 )
 from service.runs import Report, Run, RunFailed, RunLostError, RunStarted, RunStopped, RunSucceeded, StepSample
-from tests.clusters import local_cluster
+from tests.clusters import command_of, local_cluster
 from tests.unit.checkpoints import rewrite_manifest
 from worker.checkpoint import WEIGHTS, name_of
 from worker.spec import parse_spec
@@ -100,10 +100,15 @@ async def train(cluster: RayCluster, job: Job, workers: int, directory: Path) ->
     return watcher
 
 
-def processes_named(name: str) -> list[int]:
-    """Ray names the process of an actor after its class."""
-    found = [process for process in psutil.Process().children(recursive=True) if name in " ".join(process.cmdline())]
-    return [process.pid for process in found]
+async def process_named(name: str) -> int:
+    """The newest process of this name, as soon as there is one: Ray names that of an actor after what it does."""
+    async with asyncio.timeout(SECONDS):
+        while True:
+            children = psutil.Process().children(recursive=True)
+            found = [child for child in children if name in command_of(child)]
+            if found:
+                return max(found, key=lambda child: child.create_time()).pid
+            await asyncio.sleep(0.001)
 
 
 async def test_one_to_four_workers_give_one_digest(cluster: RayCluster, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ async def test_a_killed_worker_changes_nothing_but_the_events(cluster: RayCluste
     for kills in (1, 2):
         await watcher.until(RunStarted, kills)
         await watcher.until_step(watcher.steps[-1].step + 50 if watcher.steps else 50)
-        os.kill(processes_named("Worker.run")[0], signal.SIGKILL)
+        os.kill(await process_named("Worker.run"), signal.SIGKILL)
         await watcher.until(WorkerLost, kills)
     await watcher.until(RunSucceeded)
     await watcher.run.close()
@@ -146,7 +151,7 @@ async def test_a_killed_coordinator_loses_the_run_but_no_checkpoint(
     assert any(sample.is_non_finite for sample in undisturbed.steps) == (precision == "fp16")
     watcher = Watcher(await cluster.launch(spec, 2, tmp_path / "killed"))
     await watcher.until(CheckpointSaved)
-    os.kill(processes_named("Coordinator")[0], signal.SIGKILL)
+    os.kill(await process_named("Coordinator"), signal.SIGKILL)
     with pytest.raises(RunLostError):
         await watcher.until(RunSucceeded)
     await watcher.run.close()
@@ -220,7 +225,7 @@ async def test_a_full_disk_is_an_event_and_training_goes_on(cluster: RayCluster,
     undisturbed = await train(cluster, job(800), 2, tmp_path / "undisturbed")
     watcher = Watcher(await cluster.launch(job(800), 2, tmp_path / "full"))
     await watcher.until(RunStarted)
-    coordinator = psutil.Process(processes_named("Coordinator")[0])
+    coordinator = psutil.Process(await process_named("Coordinator"))
     before = coordinator.rlimit(psutil.RLIMIT_FSIZE)
     coordinator.rlimit(psutil.RLIMIT_FSIZE, (4096, before[1]))  # what is longer cannot be written, as on a full disk
     async with asyncio.timeout(SECONDS):

@@ -50,8 +50,8 @@ async def make_cluster(ray_address: str) -> AsyncIterator[Callable[..., RayClust
     made: list[RayCluster] = []
 
     def make(name: str = "ours", **options: Any) -> RayCluster:
-        token = f"{name}-{os.getpid()}"
-        made.append(RayCluster(num_slots=3, largest_node_slots=3, token=token, directory=None, **options))
+        token = f"{name}{os.getpid()}"
+        made.append(RayCluster(num_slots=3, token=token, directory=None, **options))
         return made[-1]
 
     yield make

@@ -153,7 +153,7 @@ class Scenario:
         world.attempt += 1
         world.memory = None  # as RayCluster.launch does it
         workers = rng.randint(self.spec.workers.min, self.spec.workers.max)
-        order = self._product["service.worker_group"].Order(
+        order = self._product["service.order"].Order(
             job_id="simulated",
             spec_json=self.spec.model_dump_json(),
             num_workers=workers,
@@ -250,12 +250,12 @@ class Scenario:
         self._note("coordinator")
         self.coordinator = None
         attempt, world.attempt = world.attempt, world.attempt + 1
-        group = coordinator._group
-        if group.has_segment:  # what the dead would still write, nobody sees
-            group.segment = self._product["worker.reduce.segment"].Segment(
-                group.segment.path, group.segment.shape, bytearray(group.segment._memory)
+        node = coordinator._group.nodes.here
+        if node.segment is not None:  # what the dead would still write, nobody sees
+            node.segment = self._product["worker.reduce.segment"].Segment(
+                node.segment.path, node.segment.shape, bytearray(node.segment._memory)
             )
-            group.segment.control.memory = self.world.memory
+            node.segment.control.memory = self.world.memory
         for process in world.living():
             if process.attempt == attempt:
                 world.later(self.rng.expovariate(1.0), process.die)

@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 MODULES = (  # in the order in which they import each other
     "worker.reduce.tree", "worker.plan", "worker.reduce.segment", "worker.reduce.barrier", "worker.reduce.exchange",
     "worker.phases", "worker.update", "worker.step", "worker.replica", "service.losses", "service.membership",
-    "service.vigil", "service.observer", "service.seats", "service.spare", "service.resumption",
-    "service.worker_group", "service.checkpoint_writer", "service.coordinator",
+    "service.vigil", "service.node", "service.nodes", "service.observer", "service.seats", "service.spare",
+    "service.order", "service.lookout", "service.resumption", "service.startup", "service.worker_group",
+    "service.checkpoint_writer", "service.coordinator",
 )  # fmt: skip
 WOVEN = {  # functions that become generators
     "worker.reduce.barrier": {"wait"},

@@ -222,7 +222,7 @@ class Body:
     @staticmethod
     def identity(process: Process) -> Work:
         yield "start"
-        return process.number, 0
+        return process.number, 0, "here"
 
     @staticmethod
     def load(process: Process, spec_json: str, *, capacity: int) -> Work:
@@ -494,7 +494,6 @@ def _phases(module: ModuleType) -> dict[str, object]:
 def _seats(module: ModuleType) -> dict[str, object]:
     attempts = SimpleNamespace(remote=lambda: HERE.world.launch(HERE.world.attempt))
     return {
-        "Process": Held,
         "WorkerActor": SimpleNamespace(options=lambda **_: attempts),
         "ray": SimpleNamespace(kill=lambda actor: actor.process.kill()),
     }
@@ -525,10 +524,12 @@ PUT: dict[str, Callable[[ModuleType], dict[str, object]]] = {
         "fingerprint": dict,
         "checkpoint": SimpleNamespace(**(vars(checkpoint) | {"newest": lambda *_, **__: HERE.world.found()})),
     },
+    "service.node": lambda _: {"time": FAKE_TIME, "Process": Held},
     "service.observer": lambda _: {"time": FAKE_TIME},
     "service.seats": _seats,
-    "service.spare": lambda _: {"_node_has_room": lambda: HERE.world.rng.random() < 0.7},
-    "service.worker_group": lambda _: {"time": FAKE_TIME},
+    "service.spare": lambda _: {"_node_has_room": lambda _: HERE.world.rng.random() < 0.7},
+    "service.lookout": lambda _: {"time": FAKE_TIME},
+    "service.startup": lambda _: {"time": FAKE_TIME},
     "service.checkpoint_writer": lambda _: {
         "time": FAKE_TIME,
         "open_store": lambda *_: None,

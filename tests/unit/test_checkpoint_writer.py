@@ -10,8 +10,10 @@ import pytest
 
 from service.checkpoint_writer import CheckpointWriter
 from service.jobs import CheckpointFailed, CheckpointSaved
+from service.node import NodeLostError
+from service.order import Order
 from service.runs import Report
-from service.worker_group import Order, WorkerGroup
+from service.worker_group import WorkerGroup
 from tests.conftest import MakeSpec
 from worker.checkpoint import newest
 from worker.checkpoint_store import LocalStore
@@ -31,12 +33,13 @@ class Job:
         order = Order("job", spec.model_dump_json(), 1, 1, 1, segment, str(checkpoints), {})
         self.reports = list[Report]()
         self.group = WorkerGroup(order, self.reports.append)
-        self.group.facts, self.group.segment = replica.facts, Segment.attach(segment, replica.facts.shape)
+        self.group.startup.facts = replica.facts
+        self.segment = self.group.nodes.here.segment = Segment.attach(segment, replica.facts.shape)
         self.replica, self.shards = replica, spec.training.shards
         self.writer = CheckpointWriter(spec, order, self.group, report=self.reports.append, pauses=pauses)
 
     def train(self, step: int) -> None:
-        self.replica.run(step, Plan(self.group.segment.control.open_plan(), (0,), (self.shards,)))
+        self.replica.run(step, Plan(self.segment.control.open_plan(), (0,), (self.shards,)))
 
 
 @pytest.fixture
@@ -54,10 +57,10 @@ def job(make_spec: MakeSpec, tmp_path: Path, segment: Path) -> Job:
 
 async def test_it_holds_the_state_of_the_moment_and_training_goes_on(job: Job, tmp_path: Path) -> None:
     job.train(3)
-    before = job.group.segment.weights(3).copy()
-    await job.writer.start()
+    before = job.segment.weights(3).copy()
+    await job.writer.start(3)
     job.train(5)
-    assert await job.writer.finish() is not None
+    assert await job.writer.finish(5) is not None
     assert [report.step for report in job.reports if isinstance(report, CheckpointSaved)] == [3, 5]
     store = LocalStore(tmp_path / "checkpoints")
     store.remove("step-0000000005")
@@ -70,8 +73,8 @@ async def test_it_holds_the_state_of_the_moment_and_training_goes_on(job: Job, t
 
 async def test_one_that_cannot_be_written_is_told_and_left(job: Job, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    await job.writer.start()
-    assert await job.writer.finish() is None
+    await job.writer.start(0)
+    assert await job.writer.finish(0) is None
     errors = [report.error for report in job.reports if isinstance(report, CheckpointFailed)]
     assert len(errors) == 4, "one, and the last one three times"
     assert [error.endswith("; tried again in 0 s") for error in errors] == [False, True, True, False]
@@ -89,5 +92,13 @@ async def test_the_last_one_is_tried_again_until_it_is_there(job: Job, tmp_path:
             blocked.unlink()
 
     job.writer._report = unblock
-    assert await job.writer.finish() is not None
+    assert await job.writer.finish(0) is not None
     assert [type(report) for report in reports] == [CheckpointFailed, CheckpointSaved]
+
+
+async def test_a_step_that_nobody_has_is_not_written(job: Job) -> None:
+    job.train(3)
+    with pytest.raises(NodeLostError, match="nobody has step 4 any more"):
+        await job.writer.start(4)
+    await job.writer.wait()
+    assert not job.reports

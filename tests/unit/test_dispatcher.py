@@ -500,7 +500,7 @@ async def test_a_watcher_resumes_after_any_event(make_bench: MakeBench, make_spe
 async def test_a_watcher_cannot_start_behind_the_newest_event(
     make_bench: MakeBench, make_spec: MakeSpec, after: int
 ) -> None:
-    bench = await make_bench(cluster=FakeCluster(num_slots=1, largest_node_slots=0))
+    bench = await make_bench(cluster=FakeCluster(num_slots=0))
     job_id = await bench.submit(make_spec())
     with pytest.raises(InvalidRequest, match="expected a number from 0 to 1, the job's newest event"):
         await anext(bench.ledger.watch(job_id, after))

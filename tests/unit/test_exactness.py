@@ -75,7 +75,8 @@ class Gang:
 
     def evaluate(self) -> list[dict[int, Scores]]:
         plan = self.even(*range(len(self.replicas)))
-        return [replica.evaluate(plan) for replica in self.replicas]
+        answers = [replica.evaluate(plan) for replica in self.replicas]
+        return [answer for answer in answers if answer is not None]
 
     def digest(self) -> str:
         return weights_digest(self.segment.weights(self.segment.control.committed))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from service import janitor
@@ -52,3 +53,22 @@ def test_it_waits_for_the_end_of_its_input(tmp_path: Path) -> None:
     process.stdin.close()
     assert process.wait(20) == 0
     assert not directory.exists()
+
+
+def test_a_file_is_removed_when_whoever_made_it_is_killed(tmp_path: Path) -> None:
+    segment = tmp_path / "segment"
+    segment.touch()
+    maker = "import sys; from pathlib import Path; from service.janitor import leave_beside; "
+    maker += "leave_beside(Path(sys.argv[1])); print('ready', flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", maker, str(segment)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        assert segment.exists()
+        process.kill()
+    deadline = time.monotonic() + 20
+    while segment.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

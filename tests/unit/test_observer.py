@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from service.observer import SegmentObserver
+from service.nodes import Nodes
+from service.observer import Observer
 from worker.reduce.segment import DIRECTORY, RING_STEPS, Segment, Shape
 from worker.spec import JobSpec, parse_spec
 
@@ -18,6 +19,13 @@ def segment() -> Iterator[Segment]:
     path.unlink()
     yield segment
     segment.close()
+
+
+@pytest.fixture
+def nodes(segment: Segment) -> Nodes:
+    nodes = Nodes("here", segment.path)
+    nodes.here.segment = segment
+    return nodes
 
 
 @pytest.fixture
@@ -33,61 +41,66 @@ def commit(segment: Segment, step: int) -> None:
     segment.control.commit(step)
 
 
-def test_every_step_is_told_once_and_in_order(segment: Segment, spec: JobSpec) -> None:
-    observer = SegmentObserver(segment, spec)
-    assert observer.read()[0] == ()
+async def test_every_step_is_told_once_and_in_order(segment: Segment, nodes: Nodes, spec: JobSpec) -> None:
+    observer = Observer(nodes, spec, committed=0)
+    assert (await observer.read())[0] == ()
     for step in (1, 2, 3):
         commit(segment, step)
-    samples, _ = observer.read()
+    samples, _ = await observer.read()
     assert [(sample.step, sample.loss, sample.is_clipped) for sample in samples] == [
         (1, 0.1, True),
         (2, 0.2, False),
         (3, 0.3, True),
     ]
-    assert observer.read()[0] == ()
+    assert (await observer.read())[0] == ()
     commit(segment, 4)
-    assert [sample.step for sample in observer.read()[0]] == [4]
+    assert [sample.step for sample in (await observer.read())[0]] == [4]
     assert observer.progress.loss == 0.4
 
 
-def test_a_reader_that_lags_loses_the_oldest_steps_and_never_gets_a_wrong_one(segment: Segment, spec: JobSpec) -> None:
-    observer = SegmentObserver(segment, spec)
+async def test_a_reader_that_lags_loses_the_oldest_steps_and_never_gets_a_wrong_one(
+    segment: Segment, nodes: Nodes, spec: JobSpec
+) -> None:
+    observer = Observer(nodes, spec, committed=0)
     last = 3 * RING_STEPS
     for step in range(1, last + 1):
         commit(segment, step)
-    steps = [sample.step for sample in observer.read()[0]]
+    steps = [sample.step for sample in (await observer.read())[0]]
     assert steps == list(range(steps[0], last + 1))
     assert RING_STEPS // 2 < len(steps) < RING_STEPS
 
 
-def test_progress_tells_speed_and_time_left(segment: Segment, spec: JobSpec) -> None:
-    observer = SegmentObserver(segment, spec)
+async def test_progress_tells_speed_and_time_left(segment: Segment, nodes: Nodes, spec: JobSpec) -> None:
+    observer = Observer(nodes, spec, committed=0)
     assert observer.progress.samples_per_second is None
     commit(segment, 50_000)
-    observer.read()
+    await observer.read()
     progress = observer.progress
     assert progress.steps_completed == 50_000
     assert progress.samples_per_second is not None
     assert progress.estimated_remaining_seconds == pytest.approx(500_000 / progress.samples_per_second)
 
 
-def test_phase_seconds_are_summed_over_workers(segment: Segment, spec: JobSpec) -> None:
+async def test_phase_seconds_are_summed_over_workers(segment: Segment, nodes: Nodes, spec: JobSpec) -> None:
     segment.control.phase_seconds[0] = range(6)
-    _, phases = SegmentObserver(segment, spec).read()
+    _, phases = await Observer(nodes, spec, committed=0).read()
     assert phases == {"data": 0, "forward": 1, "backward": 2, "reduce": 3, "update": 4, "wait": 5}
 
 
-def test_what_was_there_in_the_end_is_told_when_the_memory_has_gone(segment: Segment, spec: JobSpec) -> None:
-    observer = SegmentObserver(segment, spec)
+async def test_what_was_there_in_the_end_is_told_when_the_memory_has_gone(
+    segment: Segment, nodes: Nodes, spec: JobSpec
+) -> None:
+    observer = Observer(nodes, spec, committed=0)
     commit(segment, 1)
-    assert [sample.step for sample in observer.read()[0]] == [1]
+    assert [sample.step for sample in (await observer.read())[0]] == [1]
     commit(segment, 2)
     segment.control.phase_seconds[0, 0] = 1.5
+    await observer.look()
     observer.let_go()
     commit(segment, 3)
-    samples, phase_seconds = observer.read()
+    samples, phase_seconds = await observer.read()
     assert [sample.step for sample in samples] == [2]
     assert sum(phase_seconds.values()) == 1.5
-    assert observer.read() == ((), phase_seconds)
+    assert await observer.read() == ((), phase_seconds)
     observer.let_go()
     assert (observer.progress.steps_completed, observer.progress.loss) == (2, 0.2)

@@ -23,7 +23,7 @@ def make(
 
 
 def view(free: int, slots: int = 4) -> ClusterView:
-    return ClusterView(num_slots=slots, free_slots=free, largest_node_slots=slots)
+    return ClusterView(num_slots=slots, free_slots=free)
 
 
 def test_nothing_waits_and_nothing_starts() -> None:
@@ -71,12 +71,7 @@ def test_a_job_that_waits_before_a_new_attempt_keeps_its_workers_and_stops_nobod
 def test_a_job_that_is_too_big_for_todays_cluster_stops_nobody() -> None:
     decided = plan(0.0, [make("huge", 9), make("a", 1)], view(4))
     assert decided.launches == (Launch("a", 1),)
-    assert decided.waits["huge"].message == "waits for 9 workers on one node: the largest node has 4"
-
-
-def test_a_job_stays_on_one_node() -> None:
-    cluster = ClusterView(num_slots=8, free_slots=8, largest_node_slots=4)
-    assert plan(0.0, [make("a", 1, 8)], cluster).launches == (Launch("a", 4),)
+    assert decided.waits["huge"].message == "waits for 9 workers: the cluster has 4"
 
 
 @given(
@@ -89,7 +84,7 @@ def test_a_plan_never_gives_out_more_than_there_is_and_forgets_nobody(
 ) -> None:
     states = {True: JobState.RECOVERING, False: JobState.QUEUED}
     jobs = [make(f"job-{n}", low, low + more, states[lost]) for n, (low, more, lost) in enumerate(wanted)]
-    decided = plan(0.0, jobs, ClusterView(slots, min(free, slots), slots))
+    decided = plan(0.0, jobs, ClusterView(slots, min(free, slots)))
     specs = {waiting.job.job_id: waiting.job.spec.workers for waiting in jobs}
     assert sum(launch.workers for launch in decided.launches) <= min(free, slots)
     assert all(specs[one.job_id].min <= one.workers <= specs[one.job_id].max for one in decided.launches)
@@ -193,7 +188,7 @@ class World:
         held = sum(one.slots for one in self.running.values())
         waiting = [Waiting(job) for job_id, job in self.jobs.items() if job_id not in self.running]
         running = [self.running[job_id] for job_id in self.jobs if job_id in self.running]
-        decided = plan(0.0, waiting, ClusterView(self.slots, self.slots - held, self.slots), running)
+        decided = plan(0.0, waiting, ClusterView(self.slots, self.slots - held), running)
         self.check(decided.launches, held, running)
         for job_id, one in list(self.running.items()):  # what was on its way has arrived
             self.running[job_id] = replace(one, slots=one.target)
@@ -253,13 +248,14 @@ def test_only_lower_ones_make_way_and_only_for_a_job_that_will_fit(
     having = [Running(job, job.max_workers, job.max_workers) for job in there]
     waiting = [make(f"wait-{n}", low, low + more, priority=high) for n, (low, more, high) in enumerate(wanted)]
     slots = free + sum(one.slots for one in having)
-    decided = plan(0.0, waiting, ClusterView(slots, free, slots), having)
+    decided = plan(0.0, waiting, ClusterView(slots, free), having)
     yielding = {one.job_id for one in decided.preemptions}
     losers = yielding | {one.job_id for one in decided.scales}
     if not losers:
         return
     short_of_workers = {k for k, wait in decided.waits.items() if wait.reason is StateReason.WAITING_FOR_WORKERS}
-    (ahead,) = [one.job for one in waiting if one.job.job_id in short_of_workers]
+    fitting = [one.job for one in waiting if one.job.min_workers <= slots]  # a larger one waits for another cluster
+    (ahead,) = [job for job in fitting if job.job_id in short_of_workers]
     lower = {job.job_id: job for job in there if job.spec.priority < ahead.spec.priority}
     assert losers <= set(lower)
     gained = sum(lower[job_id].max_workers for job_id in yielding)

@@ -104,7 +104,7 @@ class Listener:
                 connection.close()
             raise
         for connection in made.values():
-            _watch_over(connection)
+            watch_over(connection)
         return made
 
     def _connect(self, address: Address, place: int, other: int, *, epoch: int, check: Check) -> socket.socket:
@@ -116,7 +116,7 @@ class Listener:
         connection.settimeout(CONNECT_SECONDS)
         try:
             connection.connect(address)
-            _watch_over(connection)
+            watch_over(connection)
             greeting = _receive(connection, len(_GREETING) + _NONCE_BYTES, check)
             if not greeting.startswith(_GREETING):
                 raise ProtocolError(
@@ -248,7 +248,7 @@ def _size_buffers(connection: socket.socket) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
 
 
-def _watch_over(connection: socket.socket) -> None:
+def watch_over(connection: socket.socket) -> None:
     """Makes the kernel tell of a cut link in time, and send small frames at once."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
