@@ -120,7 +120,7 @@ def newest_checkpoint(directory: Path) -> int:
 
 
 def coordinator_of(job: Job) -> Any:
-    return ray.get_actor(survival.name_of(job), f"backprop-ours-{os.getpid()}")
+    return ray.get_actor(survival.name_of(job), f"backprop-ours{os.getpid()}")
 
 
 def is_there(job: Job) -> bool:
@@ -182,6 +182,7 @@ async def test_a_run_of_another_attempt_or_version_is_ended_with_all_it_has(
 async def test_a_run_of_another_service_is_left_alone(make_cluster: Callable[..., RayCluster], tmp_path: Path) -> None:
     endless = job(ENDLESS)
     theirs = await make_cluster("theirs").launch(endless, 1, tmp_path)
+    await until_started(theirs)
     assert await make_cluster().survivors([endless]) == {}
     assert (await theirs.news(0)).slots_held == 1
     assert list(await make_cluster("theirs").survivors([endless])) == [endless.job_id]
