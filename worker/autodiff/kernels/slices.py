@@ -2,9 +2,9 @@
 
 A slice has 8 bits of a number's 24, and the three are the number, to the last bit. Of the nine products of slices six
 are computed (Henry, Tang and Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for higher-precision
-computations", 2019): those left out are less than 2**-24 of the product together, below what rounding it to float32 can
-lose. Sums are float32, as in any other product of float32 matrices. What is too large for a bfloat16, beyond 3.39e38,
-and infinity become NaN; what is below 1e-38 counts as zero.
+computations", 2019): those left out are 2**-24 of the product at most, as much as rounding it to float32 can lose. Sums
+are float32, as in any other product of float32 matrices. What is too large for a bfloat16, beyond 3.39e38, and infinity
+become NaN; what is below 1e-38 counts as zero.
 """
 
 from __future__ import annotations
