@@ -256,8 +256,9 @@ class WorkerGroup:
     async def evaluate(self) -> list[dict[int, Scores]] | None:
         """All chunks of the held-out samples under the committed weights; None when the plan was abandoned."""
         assert self._plan is not None, "open_plan comes first"
-        answers: list[dict[int, Scores]] = await self._together("evaluate", self._plan)
-        return answers if len(answers) == len(self._plan.members) else None
+        answers: list[dict[int, Scores] | Leg] = await self._together("evaluate", self._plan)
+        scores = [answer for answer in answers if not isinstance(answer, Leg)]
+        return scores if len(scores) == len(self._plan.members) else None
 
     async def _together(self, method: str, *arguments: object) -> list[Any]:
         """The answers of the members that lived to give one. An error of our own code in one of them is raised.
@@ -293,8 +294,8 @@ class WorkerGroup:
         error = answer.exception() if answer.done() else None
         if answer.done() and error is None:
             result = answer.result()
-            if result is None or (isinstance(result, Leg) and result.end is LegEnd.PLAN_CHANGED):
-                self._abandon(getattr(result, "message", ""))
+            if isinstance(result, Leg) and result.end is LegEnd.PLAN_CHANGED:
+                self._abandon(result.message)
             return result
         self._abandon()
         if error is not None and not isinstance(error, DEATHS):

@@ -70,7 +70,7 @@ class _Worker:
     def run(self, until_step: int, plan: Plan) -> Leg:
         return self._loaded.run(until_step, plan)
 
-    def evaluate(self, plan: Plan) -> dict[int, Scores] | None:
+    def evaluate(self, plan: Plan) -> dict[int, Scores] | Leg:
         return self._loaded.evaluate(plan)
 
     @property

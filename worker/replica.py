@@ -240,19 +240,19 @@ class Replica:
             self._clock.enter("idle")
         return Leg(LegEnd.REACHED, committed)
 
-    def evaluate(self, plan: Plan) -> dict[int, Scores] | None:
+    def evaluate(self, plan: Plan) -> dict[int, Scores] | Leg:
         """This member's chunks of the held-out samples, by their numbers, under the committed weights.
 
-        A job that keeps an average of its weights is judged by it. None when the plan was abandoned before the end.
+        A job that keeps an average of its weights is judged by it. A leg, cut short, when the plan was given up.
         """
         segment, held_out, model = self._joined, self._dataset.validation, self._recipe.model
         if plan.is_spread:
             try:
                 with self._reduce(plan):
                     pass  # only so that all nodes judge the same weights
-            except PlanChangedError:
+            except PlanChangedError as change:
                 self._clock.enter("idle")
-                return None
+                return Leg(LegEnd.PLAN_CHANGED, segment.control.committed, str(change))
         committed, states = segment.control.committed, self.facts.state_names
         averaged = EMA in states
         self._flat.bind_weights(segment.state(committed)[states.index(EMA)] if averaged else segment.weights(committed))
@@ -269,7 +269,7 @@ class Replica:
                 scores[chunk] = self._recipe.objective.score(model, held_out.take(positions))
         model.train()
         self._clock.enter("idle")
-        return scores if segment.control.epoch == plan.epoch else None
+        return scores if segment.control.epoch == plan.epoch else Leg(LegEnd.PLAN_CHANGED, committed)
 
     @property
     def _joined(self) -> Segment:

@@ -70,7 +70,7 @@ MUTANTS: Mapping[str, Mutation] = {
         "service.membership", "missing = on_their_way - len(team.starting[:on_their_way])", "missing = 0"
     ),
     "an evaluation with a lost member counts": Mutation(
-        "service.worker_group", "return answers if len(answers) == len(self._plan.members) else None", "return answers"
+        "service.worker_group", "return scores if len(scores) == len(self._plan.members) else None", "return scores"
     ),
     "nobody hangs": Mutation("service.vigil", "if silence > deadline:", "if False:"),
     "no start hangs": Mutation(

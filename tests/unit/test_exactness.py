@@ -76,7 +76,9 @@ class Gang:
     def evaluate(self) -> list[dict[int, Scores]]:
         plan = self.even(*range(len(self.replicas)))
         answers = [replica.evaluate(plan) for replica in self.replicas]
-        return [answer for answer in answers if answer is not None]
+        scores = [answer for answer in answers if isinstance(answer, dict)]
+        assert len(scores) == len(answers), "nobody gives a plan up here"
+        return scores
 
     def digest(self) -> str:
         return weights_digest(self.segment.weights(self.segment.control.committed))
