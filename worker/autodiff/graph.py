@@ -10,7 +10,7 @@ Nobody mutates a gradient that they were given: vjps return new arrays, views, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,15 +72,17 @@ def backward(
     """Differentiate `tensors`: add to `.grad` of every leaf behind them, as torch.autograd.backward.
 
     Leaves come as soon as their gradient is complete, the last layer's first; `on_leaf` is told each, and what was
-    added. A leaf with a `slot` and no `.grad` gets its gradient written there. RuntimeError where the graph was freed,
-    nothing needs a gradient, or a value that is needed was changed in place.
+    added, amid the pass, as hooks are. A leaf with a `slot` and no `.grad` gets its gradient written there.
+    RuntimeError where the graph was freed, nothing needs a gradient, or a value that is needed was changed in place.
     """
-    roots = _seeded("backward", tensors, grad_tensors, create_graph=create_graph)
-    for leaf, part in walk(roots, retain_graph=bool(retain_graph)):
+
+    def take(leaf: Source, part: Array) -> None:
         assert isinstance(leaf, Tensor)
         leaf.accumulate_grad(part)
         if on_leaf is not None:
             on_leaf(leaf, part)
+
+    walk(_seeded("backward", tensors, grad_tensors, create_graph=create_graph), take, retain_graph=bool(retain_graph))
 
 
 def grad(
@@ -102,7 +104,8 @@ def grad(
         if not x.requires_grad:
             raise RuntimeError(f"grad: input {i} of shape {x.shape} does not require a gradient")
     sources = [x.node or x for x in wanted]
-    found = dict(walk(roots, retain_graph=bool(retain_graph), targets=set(sources)))
+    found: dict[Source, Array] = {}
+    walk(roots, found.__setitem__, retain_graph=bool(retain_graph), targets=set(sources))
     unused = [i for i, source in enumerate(sources) if source not in found]
     if unused and not allow_unused:
         raise RuntimeError(f"grad: the outputs do not depend on input {unused[0]}; allow_unused=True gives None for it")
@@ -110,41 +113,42 @@ def grad(
 
 
 def walk(
-    roots: Sequence[tuple[Tensor, Array]], *, retain_graph: bool = False, targets: set[Source] | None = None
-) -> Iterator[tuple[Source, Array]]:
-    """The reverse pass itself, from tensors and their gradients: yield each leaf with its gradient. Exhaust it.
+    roots: Sequence[tuple[Tensor, Array]],
+    take: Callable[[Source, Array], None],
+    *,
+    retain_graph: bool = False,
+    targets: set[Source] | None = None,
+) -> None:
+    """The reverse pass itself, from tensors and their gradients: `take` gets each leaf with its gradient.
 
-    No `.grad` is touched, only a free slot written. With `targets`, which may be nodes, yield those instead, write to
-    no slot, and walk only what leads to them. A node is ready once all its uses have contributed, so that ready nodes
-    come in reverse topological order.
+    No `.grad` is touched, only a free slot written. With `targets`, which may be nodes, it gets those instead; then no
+    slot is written, and only what leads to them is walked. A node is ready once all its uses have contributed, so that
+    ready nodes come in reverse topological order.
     """
     seeds = tuple((x.node or x, _constant(seed)) for x, seed in roots)
     root = Node("outputs", (), np.dtype(np.float32), seeds)
     uses = _count_uses(root) if targets is None else _count_uses_towards(targets, root)
     gradients: dict[Source, Array] = {}
     ready = [(root, np.zeros((), np.float32))]
-    while ready:
-        found: list[tuple[Source, Array]] = []
-        # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
-        with np.errstate(all="ignore"), autocast(current.get()):
-            while ready and not found:
-                node, gradient = ready.pop()
-                current.set(node.precision)
-                complete = []
-                for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
-                    gradients[source] = _add(gradients.get(source), gradient, source, vjp, targets is None)
-                    uses[source] -= 1
-                    if not uses[source]:
-                        complete.append(source)
-                for source in complete:
-                    part = gradients.pop(source)
-                    if source.watch is not None:
-                        part = source.watch.see(part)
-                    if isinstance(source, Node):
-                        ready.append((source, part))
-                    if isinstance(source, Tensor) if targets is None else source in targets:
-                        found.append((source, part))
-        yield from found
+    # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
+    with np.errstate(all="ignore"), autocast(current.get()):
+        while ready:
+            node, gradient = ready.pop()
+            current.set(node.precision)
+            complete = []
+            for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
+                gradients[source] = _add(gradients.get(source), gradient, source, vjp, targets is None)
+                uses[source] -= 1
+                if not uses[source]:
+                    complete.append(source)
+            for source in complete:
+                part = gradients.pop(source)
+                if source.watch is not None:
+                    part = source.watch.see(part)
+                if isinstance(source, Node):
+                    ready.append((source, part))
+                if isinstance(source, Tensor) if targets is None else source in targets:
+                    take(source, part)
 
 
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 
 u16 = types.uint16
 HALF, SHORT = ir.HalfType(), ir.IntType(16)
+FLOAT16 = np.dtype(np.float16)  # to compare with: from the type it would be made again each time
 
 
 def _is_available() -> bool:
@@ -34,7 +35,7 @@ AVAILABLE = _is_available()
 
 def single(x: Any) -> Any:
     """x as a new float32 array if it is a float16 array; anything else as it is."""
-    if not isinstance(x, np.ndarray) or x.dtype != np.float16:
+    if not isinstance(x, np.ndarray) or x.dtype != FLOAT16:
         return x
     return _converted(x, np.float32, _widen)
 
@@ -46,12 +47,12 @@ def half(x: Array) -> Array:
 
 def activation(y: Array, x: Array) -> Array:
     """The result y of an operation on x, as it is kept: in float16 if x is, or under autocast("fp16")."""
-    return half(y) if y.dtype == np.float32 and (x.dtype == np.float16 or current.get() == "fp16") else y
+    return half(y) if y.dtype == np.float32 and (x.dtype == FLOAT16 or current.get() == "fp16") else y
 
 
 def apply(ufunc: np.ufunc, a: Any, b: Any) -> Any:
     """ufunc(a, b) of arrays or numbers, computed in float32 where it is of float16."""
-    if getattr(a, "dtype", None) != np.float16 and getattr(b, "dtype", None) != np.float16:
+    if getattr(a, "dtype", None) != FLOAT16 and getattr(b, "dtype", None) != FLOAT16:
         return ufunc(a, b)
     value = np.asarray(ufunc(single(a), single(b)))
     return half(value) if value.dtype == np.float32 else value

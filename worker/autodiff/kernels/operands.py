@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from ctypes import c_size_t
 from typing import Any
 
 import numpy as np
@@ -72,10 +73,24 @@ def _place(x: Array, outer: int, deep: int) -> tuple[int, int, int, int, int]:
     return address_of(x), outermost, inner, outer_step, deep_step
 
 
+# The C structure of an array begins with the header of every object and, behind it, where its elements begin. To read
+# that takes a tenth of the time that the array interface takes, which makes a dictionary.
+_DATA = object.__basicsize__
+
+
 def address_of(x: Array) -> int:
     """Where an array's first element lies."""
+    return c_size_t.from_address(id(x) + _DATA).value
+
+
+def _told(x: Array) -> int:
     address: int = x.__array_interface__["data"][0]
     return address
+
+
+_PROBE = np.zeros((2, 2), np.float32)[1:]
+if address_of(_PROBE) != _told(_PROBE):  # another layout: another implementation of Python, or a build for debugging
+    address_of = _told
 
 
 class _Memory(threading.local):
