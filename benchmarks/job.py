@@ -151,6 +151,11 @@ def joined(path: Path, shape: Shape, rank: int, *, first_weights: Floats | None 
         created.control.last_step = NEVER
         created.control.shard_counts[:] = 1.0
         created.close()
+    return attached(path, shape)
+
+
+def attached(path: Path, shape: Shape) -> Segment:
+    """The segment that rank 0 creates at `path`, when it is there."""
     while True:
         try:
             return Segment.attach(path, shape)

@@ -84,17 +84,20 @@ def _step_of(model: Any, batch: Callable[[], tuple[Any, Any]], precision: str) -
     return step
 
 
-def torch_model(workload: Workload) -> Any:
-    """The same model as PyTorch users write it when they want it fast."""
+def torch_model(workload: Workload, *, bias: bool = True, approximate: str = "tanh") -> Any:
+    """The same model as PyTorch users write it when they want it fast.
+
+    A GPT may have no biases, and GELU of another kind.
+    """
     width, heads, is_gpt = workload.width, workload.heads, workload.kind == "gpt"
     epsilon = 1e-5 if is_gpt else 1e-12
 
     class Block(nn.Module):  # type: ignore[misc]  # torch is not seen by mypy
         def __init__(self) -> None:
             super().__init__()
-            self.norm1, self.norm2 = nn.LayerNorm(width, epsilon), nn.LayerNorm(width, epsilon)
-            self.qkv, self.projection = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.linear1, self.linear2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            self.norm1, self.norm2 = (nn.LayerNorm(width, epsilon, bias=bias) for _ in range(2))
+            self.qkv, self.projection = nn.Linear(width, 3 * width, bias), nn.Linear(width, width, bias)
+            self.linear1, self.linear2 = nn.Linear(width, 4 * width, bias), nn.Linear(4 * width, width, bias)
 
         def attend(self, x: Any) -> Any:
             batch, time, _ = x.shape
@@ -107,7 +110,7 @@ def torch_model(workload: Workload) -> Any:
         def forward(self, x: Any) -> Any:
             if is_gpt:
                 x = x + self.attend(self.norm1(x))
-                return x + self.linear2(F.gelu(self.linear1(self.norm2(x)), approximate="tanh"))
+                return x + self.linear2(F.gelu(self.linear1(self.norm2(x)), approximate=approximate))
             x = self.norm1(x + self.attend(x))
             return self.norm2(x + self.linear2(F.gelu(self.linear1(x))))
 
@@ -117,7 +120,7 @@ def torch_model(workload: Workload) -> Any:
             self.tokens = nn.Embedding(workload.vocabulary, width)
             self.positions = nn.Embedding(workload.time, width)
             self.blocks = nn.ModuleList(Block() for _ in range(workload.layers))
-            self.norm = nn.LayerNorm(width, epsilon)
+            self.norm = nn.LayerNorm(width, epsilon, bias=bias)
             for embedding in (self.tokens, self.positions):
                 nn.init.normal_(embedding.weight, std=0.02)
             if not is_gpt:

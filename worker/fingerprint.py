@@ -24,7 +24,7 @@ from worker.autodiff.kernels.compilation import WIDE_VECTORS, target_features
 
 Fingerprint = Mapping[str, Any]
 
-CORE = 2
+CORE = 3
 """Raised by every change of ours that moves the bits of a job that is under way."""
 
 

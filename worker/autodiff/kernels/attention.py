@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import fused_attention
+from worker.autodiff.kernels import fused_attention, units
 from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.float16 import half, single
 from worker.autodiff.kernels.fused_attention import softmax_backward_rows, softmax_rows
@@ -66,7 +66,7 @@ def attention_forward(
         return Softmax(weights, unit)
     rows, columns = query.shape[-2], key.shape[-2]
     weights = np.empty((*query.shape[:-1], columns), query.dtype)
-    unit = tile_unit() if bias is None and keep is None else None
+    unit = _unit() if bias is None and keep is None else None
     if unit is not None and fused_attention.is_possible(query, key, value, is_causal):
         arrays = query, key, value
         fused_attention.forward(unit, *arrays, scale=scale, is_causal=is_causal, weights=weights, out=out)
@@ -143,6 +143,12 @@ def attention_backward(
         dkey[..., rows:, :] = 0
         dvalue[..., rows:, :] = 0
     return dweights
+
+
+def _unit() -> int | None:
+    """What computes attention where it is fused: heads are too small for slices to be worth cutting."""
+    unit = tile_unit()
+    return units.FLOAT32 if unit == units.AMX_FLOAT32 else unit
 
 
 def _row_blocks(rows: int, columns: int, is_causal: bool) -> Sequence[tuple[int, int, int]]:
