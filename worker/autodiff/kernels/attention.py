@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from worker.autodiff.kernels import fused_attention, units
 from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.float16 import half, single
-from worker.autodiff.kernels.fused_attention import softmax_backward_rows, softmax_rows
 from worker.autodiff.kernels.gemm import matmul, tile_unit
+from worker.autodiff.kernels.softmax import softmax_backward_rows, softmax_rows
 
 Array = NDArray[Any]
 

@@ -15,13 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from worker.autodiff.kernels import operands, strips, units
-from worker.autodiff.kernels.approximations import ONE, ZERO, exp_of_negative
-from worker.autodiff.kernels.compilation import compiled, compiled_sum
-from worker.autodiff.kernels.intrinsics import maximum
+from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes, address_of
+from worker.autodiff.kernels.softmax import softmax_backward_rows, softmax_rows
 from worker.autodiff.kernels.strips import WIDTH
-
-LOWEST = np.float32(-np.inf)
 
 
 def is_possible(query: Array, key: Array, value: Array, is_causal: bool) -> bool:
@@ -251,37 +248,3 @@ def _backward(
             to, to_step = dk + first * dkey[3], dkey[3]
             _tiles(unit, segments, count, width, depth, left, queries + skipped, step, to, to_step, base)
     strips.finish(unit)
-
-
-@compiled_sum
-def softmax_rows(scores: Array, scale: np.float32, first: int, last: int, end: int, is_causal: bool) -> None:
-    """Replace rows first.. of scores (T, S) by softmax(scores * scale) over columns 0..end-1; rows of -Inf: zeros."""
-    for t in range(first, last):
-        seen = min(t + 1, end) if is_causal else end
-        row = scores[t, :seen]
-        largest = LOWEST
-        for s in range(seen):
-            largest = maximum(largest, row[s] * scale)
-        if largest == LOWEST:
-            largest = ZERO
-        total = ZERO
-        for s in range(seen):
-            e = exp_of_negative(row[s] * scale - largest)
-            row[s] = e
-            total += e
-        share = ZERO if total == ZERO else ONE / total
-        for s in range(seen):
-            row[s] *= share
-        scores[t, seen:end] = ZERO
-
-
-@compiled_sum
-def softmax_backward_rows(weights: Array, g: Array, scale: np.float32, first: int, last: int, end: int) -> None:
-    """Replace rows first.. of g, the gradient of the weights that softmax_rows gave, by that of the scores."""
-    for t in range(first, last):
-        gradient, weight = g[t, :end], weights[t, :end]
-        total = ZERO
-        for s in range(end):
-            total += gradient[s] * weight[s]
-        for s in range(end):
-            gradient[s] = weight[s] * (gradient[s] - total) * scale
