@@ -61,6 +61,23 @@ def repeat(builder: Any, count: Any, carried: Sequence[Any], body: Callable[...,
     return list(results)
 
 
+def repeat_or_not(builder: Any, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:
+    """`repeat` for a count that may be 0; what is carried comes out as it went in, then."""
+    before, end = builder.block, builder.append_basic_block("loop.none")
+    start = builder.append_basic_block("loop.some")
+    builder.cbranch(builder.icmp_signed(">", count, long(0)), start, end)
+    builder.position_at_end(start)
+    results = repeat(builder, count, carried, body)
+    after = builder.block
+    builder.branch(end)
+    builder.position_at_end(end)
+    merged = [builder.phi(value.type) for value in carried]
+    for phi, first, last in zip(merged, carried, results, strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(last, after)
+    return merged
+
+
 def everywhere(builder: Any, number: Any, lanes: int) -> Any:
     """A vector that holds one number in all its lanes."""
     undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)

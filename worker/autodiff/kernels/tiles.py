@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels.codegen import FLOAT, declared, everywhere, long, pointer_to, repeat
+from worker.autodiff.kernels.codegen import BYTE, FLOAT, INT, VOID, declared, everywhere, long, pointer_to, repeat, repeat_or_not
 from worker.autodiff.kernels.compilation import Kernel, cpu_features
 from worker.autodiff.kernels.intrinsics import f32, intrinsic
 
@@ -27,6 +27,10 @@ def _shape() -> tuple[int, int]:
         return 8, 6  # 12 of 16
     return 0, 0
 
+
+# How many terms of a large tile are written one after another: what a loop adds to them takes issue slots, which are short
+# where two hyperthreads share a core.
+UNROLLED, UNROLLED_ROWS = 4, 7
 
 LANES, ROWS = _shape()
 COLUMNS = 2 * LANES
@@ -131,7 +135,15 @@ class _Generator:
 
         def segment(s: Any, carried: Sequence[Any]) -> list[Any]:
             start = builder.gep(a, [builder.load(builder.gep(segments, [s]))])
-            return repeat(self.builder, num_terms, [start, *carried], term)[1:]
+            if rows < UNROLLED_ROWS or vectors < 2:
+                return repeat(builder, num_terms, [start, *carried], term)[1:]
+            carried = repeat_or_not(builder, builder.udiv(num_terms, long(UNROLLED)), [start, *carried], terms)
+            return repeat_or_not(builder, builder.urem(num_terms, long(UNROLLED)), carried, term)[1:]
+
+        def terms(_: Any, carried: Sequence[Any]) -> Sequence[Any]:
+            for _ in range(UNROLLED):
+                carried = term(_, carried)
+            return carried
 
         def term(_: Any, carried: Sequence[Any]) -> list[Any]:
             at, row, *sums = carried
@@ -142,6 +154,12 @@ class _Generator:
                     sums[i * vectors + v] = builder.call(self.fma, [factor, column, sums[i * vectors + v]])
             return [builder.gep(at, [long(self.term_step)]), builder.gep(row, [b_step]), *sums]
 
+        prefetch = declared(builder, "llvm.prefetch.p0", VOID, BYTE.as_pointer(), INT, INT, INT)
+        for i in range(rows):
+            out = builder.gep(c, [builder.mul(c_step, long(i))])
+            for v in range(vectors):
+                at = builder.bitcast(builder.gep(out, [long(v * LANES)]), BYTE.as_pointer())
+                builder.call(prefetch, [at, ir.Constant(INT, 1), ir.Constant(INT, 3), ir.Constant(INT, 1)])
         _, *sums = repeat(builder, num_segments, [b, *zeros], segment)
         for i in range(rows):
             first, out = (builder.gep(p, [builder.mul(step, long(i))]) for p, step in ((init, init_step), (c, c_step)))
