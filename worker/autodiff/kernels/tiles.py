@@ -13,7 +13,18 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels.codegen import BYTE, FLOAT, INT, VOID, declared, everywhere, long, pointer_to, repeat, repeat_or_not
+from worker.autodiff.kernels.codegen import (
+    BYTE,
+    FLOAT,
+    INT,
+    VOID,
+    declared,
+    everywhere,
+    long,
+    pointer_to,
+    repeat,
+    repeat_or_not,
+)
 from worker.autodiff.kernels.compilation import Kernel, cpu_features
 from worker.autodiff.kernels.intrinsics import f32, intrinsic
 
@@ -28,9 +39,10 @@ def _shape() -> tuple[int, int]:
     return 0, 0
 
 
-# How many terms of a large tile are written one after another: what a loop adds to them takes issue slots, which are short
-# where two hyperthreads share a core.
+# How many terms of a large tile are written one after another: what a loop adds to them takes issue slots, which are
+# short where two hyperthreads share a core.
 UNROLLED, UNROLLED_ROWS = 4, 7
+WRITE, KEEP, DATA = 1, 3, 1  # LLVM's words for what is to be fetched
 
 LANES, ROWS = _shape()
 COLUMNS = 2 * LANES
@@ -154,17 +166,21 @@ class _Generator:
                     sums[i * vectors + v] = builder.call(self.fma, [factor, column, sums[i * vectors + v]])
             return [builder.gep(at, [long(self.term_step)]), builder.gep(row, [b_step]), *sums]
 
-        prefetch = declared(builder, "llvm.prefetch.p0", VOID, BYTE.as_pointer(), INT, INT, INT)
         for i in range(rows):
             out = builder.gep(c, [builder.mul(c_step, long(i))])
             for v in range(vectors):
-                at = builder.bitcast(builder.gep(out, [long(v * LANES)]), BYTE.as_pointer())
-                builder.call(prefetch, [at, ir.Constant(INT, 1), ir.Constant(INT, 3), ir.Constant(INT, 1)])
+                self._fetch(out, v * LANES)
         _, *sums = repeat(builder, num_segments, [b, *zeros], segment)
         for i in range(rows):
             first, out = (builder.gep(p, [builder.mul(step, long(i))]) for p, step in ((init, init_step), (c, c_step)))
             for v in range(vectors):
                 self._store(builder.fadd(sums[i * vectors + v], self._load(first, v * LANES)), out, v * LANES)
+
+    def _fetch(self, start: Any, offset: int) -> None:
+        """Asks for memory that will be written."""
+        prefetch = declared(self.builder, "llvm.prefetch.p0", VOID, BYTE.as_pointer(), INT, INT, INT)
+        at = self.builder.bitcast(self._at(start, offset), BYTE.as_pointer())
+        self.builder.call(prefetch, [at, *(ir.Constant(INT, flag) for flag in (WRITE, KEEP, DATA))])
 
     def _load(self, start: Any, offset: int) -> Any:
         return self.builder.load(self._at(start, offset), align=4)
