@@ -27,7 +27,7 @@ pytestmark = [
     ),
 ]
 
-NOTICED_SECONDS = 6.0  # 2, and what a busy machine takes; Ray alone takes half a minute and more
+NOTICED_SECONDS = 20.0  # it takes 2; Ray alone takes more than a minute
 
 
 async def _train(namespaces: tuple[Namespace, Namespace], points: Path, directory: Path) -> float:
