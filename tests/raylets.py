@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.namespaces import Namespace
 from service.cluster import RayCluster, open_remote_cluster
 from service.jobs import CheckpointSaved, Job, WorkerLost
+from service.placement import free_slots
 from service.runs import News, Report, Run, RunFailed, RunPaused, RunStarted, StepSample
 from tests import failpoints
 from tests.clusters import command_of
@@ -172,8 +173,17 @@ def new_job() -> Job:
     return Job(f"nodes-{os.urandom(3).hex()}", SPEC, create_time=0.0)
 
 
+async def launch(nodes: Nodes, directory: Path, *, workers: int) -> Trial:
+    """A run whose coordinator is on the first node, which has most room once Ray knows that the last run has ended."""
+    async with asyncio.timeout(SECONDS):
+        while sum((await asyncio.to_thread(free_slots)).values()) < nodes.service.num_slots:
+            await asyncio.sleep(0.05)
+    return Trial(await nodes.service.launch(new_job(), workers, directory), nodes)
+
+
 async def begin(nodes: Nodes, directory: Path, *, workers: int) -> Trial:
-    trial = Trial(await nodes.service.launch(new_job(), workers, directory), nodes)
+    """A run of which so many workers are at work."""
+    trial = await launch(nodes, directory, workers=workers)
     await trial.until(lambda: trial.of(RunStarted))
     await trial.until_workers(workers)
     return trial

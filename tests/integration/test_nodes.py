@@ -15,7 +15,7 @@ import pytest_asyncio
 from service.jobs import Evaluation
 from service.runs import RunLostError
 from tests import failpoints
-from tests.raylets import SECONDS, Nodes, Trial, begin, new_job, two_raylets
+from tests.raylets import SECONDS, Nodes, begin, launch, two_raylets
 
 pytestmark = [pytest.mark.ray, pytest.mark.asyncio(loop_scope="module")]
 
@@ -77,7 +77,7 @@ async def test_members_that_cannot_reach_each_other_part_and_a_killed_coordinato
     nodes: Nodes, points: Path, tmp_path: Path
 ) -> None:
     failpoints.arm(points, "any", "listen", "wrong")
-    trial = Trial(await nodes.service.launch(new_job(), 3, tmp_path), nodes)
+    trial = await launch(nodes, tmp_path, workers=3)
     await trial.until(lambda: trial.lost)
     assert trial.lost[0].reason == "out of reach: cannot connect to place 0 at 127.0.0.1:1: Connection refused"
     await trial.until_steps(15)
