@@ -37,6 +37,7 @@ def test_it_is_the_same_in_every_process() -> None:
         ("NPY_DISABLE_CPU_FEATURES", "X86_V3 X86_V4 AVX512_ICL AVX512_SPR", "numpy_simd", ""),
         ("NUMBA_CPU_NAME", "x86-64", "llvm_cpu", "x86-64"),
         ("NUMBA_CPU_FEATURES", "+sse2,-avx", "llvm_features", "+sse2"),
+        ("BACKPROP_FLOAT32", "vectors", "float32", ""),
     ],
 )
 def test_it_sees_what_chooses_other_kernels(variable: str, value: str, entry: str, word: str) -> None:
@@ -45,6 +46,12 @@ def test_it_sees_what_chooses_other_kernels(variable: str, value: str, entry: st
     if found[entry] == NOW[entry]:
         pytest.skip(f"this processor, or this environment, has {variable}={value} already")
     assert any(text.startswith(entry) for text in differences(found, NOW))
+
+
+def test_a_unit_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        elsewhere(BACKPROP_FLOAT32="gpu")
+    assert error.value.stderr.decode().endswith("BACKPROP_FLOAT32: got 'gpu', expected amx or vectors, or nothing\n")
 
 
 def test_the_blas_core_is_known_with_numpys_own_openblas() -> None:

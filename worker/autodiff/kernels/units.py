@@ -6,6 +6,8 @@ they are packed, AMX_FLOAT32 those cut into slices that lose nothing. Sums are a
 
 from __future__ import annotations
 
+import os
+
 from worker.autodiff.kernels import bfloat16_tiles, tiles
 
 FLOAT32, AVX512_BF16, AMX, AMX_FLOAT32 = 0, 1, 2, 3
@@ -17,6 +19,17 @@ _HAS = {
     AMX_FLOAT32: bfloat16_tiles.HAS_AMX,
 }
 UNITS = tuple(unit for unit, is_there in _HAS.items() if is_there)  # that this CPU has
+# Which of them multiply float32 matrices, the fastest first; BACKPROP_FLOAT32 in the environment has one of the names.
+PREFERENCES = {"amx": (AMX_FLOAT32, FLOAT32), "vectors": (FLOAT32,)}
+
+
+def _preferred() -> tuple[int, ...]:
+    name = os.environ.get("BACKPROP_FLOAT32", "amx")
+    if name not in PREFERENCES:
+        raise ValueError(f"BACKPROP_FLOAT32: got {name!r}, expected {' or '.join(PREFERENCES)}, or nothing")
+    return PREFERENCES[name]
+
+
 # The fastest for products of float32 and of bfloat16; None where there is none.
-SINGLE = next((unit for unit in (AMX_FLOAT32, FLOAT32) if unit in UNITS), None)
+SINGLE = next((unit for unit in _preferred() if unit in UNITS), None)
 BFLOAT16 = next((unit for unit in (AMX, AVX512_BF16) if unit in UNITS), None)
