@@ -25,7 +25,7 @@ from service import jobfile
 from worker.plan import even_plan
 from worker.process import keep_freed_memory
 from worker.reduce.segment import RING_STEPS
-from worker.replica import Replica
+from worker.replica import LegEnd, Replica
 from worker.spec import parse_spec
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "shakespeare.yaml"
@@ -86,7 +86,9 @@ def example(rank: int, world: int, path: Path, text: str, settings: Sequence[str
 
     def run(num_steps: int) -> list[float]:
         first = control.committed
-        replica.run(first + num_steps, plan)
+        leg = replica.run(first + num_steps, plan)
+        if leg.end is not LegEnd.REACHED:  # the ring would have the times of other steps
+            raise RuntimeError(f"the example stopped at step {leg.step}: {leg.message}")
         steps = np.arange(first + 2, first + num_steps + 1)  # the first one's time has the pause before it
         seconds: list[float] = control.ring[steps % RING_STEPS, SECONDS].tolist()
         return seconds

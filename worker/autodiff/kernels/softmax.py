@@ -19,7 +19,6 @@ from worker.autodiff.kernels import approximations as ap
 from worker.autodiff.kernels.codegen import (
     FLOAT,
     INT,
-    LONG,
     VOID,
     declared,
     everywhere,
@@ -66,16 +65,16 @@ def _softmax_row(_: Any, row: Any, count: Any, scale: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         row, count, scale = args
         scale = everywhere(builder, scale, LANES)
-        largest, total = _Sum(builder, LOWEST), _Sum(builder, ap.ZERO)
+        largest, total = _Carried(builder, LOWEST), _Carried(builder, ap.ZERO)
 
         def look(lanes: _Lanes) -> None:
-            x = builder.fmul(lanes.load(row, LOWEST), scale)
+            x = builder.fmul(lanes.load(row), scale)
             if lanes.mask is not None:
                 x = builder.select(lanes.mask, x, _all(LOWEST))
             largest.put(_larger(builder, largest.value, x))
 
         def raise_to(lanes: _Lanes) -> None:
-            x = builder.fsub(builder.fmul(lanes.load(row, LOWEST), scale), highest)
+            x = builder.fsub(builder.fmul(lanes.load(row), scale), highest)
             e = _exp_of_negative(builder, x)
             if lanes.mask is not None:
                 e = builder.select(lanes.mask, e, _all(ap.ZERO))
@@ -103,7 +102,7 @@ def _gradient_row(_: Any, g: Any, weights: Any, count: Any, scale: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         g, weights, count, scale = args
         scale = everywhere(builder, scale, LANES)
-        total = _Sum(builder, ap.ZERO)
+        total = _Carried(builder, ap.ZERO)
 
         def add(lanes: _Lanes) -> None:
             total.put(_fma(builder, lanes.load(g), lanes.load(weights), total.value))
@@ -120,7 +119,7 @@ def _gradient_row(_: Any, g: Any, weights: Any, count: Any, scale: Any) -> Any:
     return void(i64, i64, i64, f32), generate
 
 
-class _Sum:
+class _Carried:
     """A vector that loops carry along."""
 
     def __init__(self, builder: Any, first: np.float32) -> None:
@@ -144,12 +143,12 @@ class _Lanes:
         self.mask = mask
         self._builder, self._start = builder, start
 
-    def load(self, row: Any, other: np.float32 = ap.ZERO) -> Any:
-        """The floats, and `other` for those that are not there."""
+    def load(self, row: Any) -> Any:
+        """The floats, and 0 for those that are not there."""
         if self.mask is None:
             return self._builder.load(self._at(row), align=FLOAT_BYTES)
         masked = declared(self._builder, _MASKED_LOAD, floats, floats.as_pointer(), INT, flags, floats)
-        return self._builder.call(masked, [self._at(row), _ALIGNMENT, self.mask, _all(other)])
+        return self._builder.call(masked, [self._at(row), _ALIGNMENT, self.mask, _all(ap.ZERO)])
 
     def store(self, values: Any, row: Any) -> None:
         """Writes those that are there."""
@@ -181,15 +180,11 @@ def _over(builder: Any, count: Any, body: Callable[[_Lanes], None]) -> None:
     with builder.if_then(builder.icmp_signed(">", rest, long(0))):
         numbers = ir.Constant(ints, [ir.Constant(INT, i) for i in range(LANES)])
         mask = builder.icmp_signed("<", numbers, everywhere(builder, builder.trunc(rest, INT), LANES))
-        body(_Lanes(builder, builder.mul(whole, ir.Constant(LONG, FLOAT_BYTES)), mask))
+        body(_Lanes(builder, builder.mul(whole, long(FLOAT_BYTES)), mask))
 
 
 def _exp_of_negative(builder: Any, x: Any) -> Any:
     """As approximations.exp_of_negative."""
-
-    def shifted_bits(y: Any) -> Any:
-        return builder.bitcast(y, ints)
-
     shifted = _fma(builder, x, _all(ap.LOG2E), _all(ap.ROUND))
     minus = builder.fsub(_all(ap.ROUND), shifted)
     r = _fma(builder, minus, _all(ap.LN2_LOW), _fma(builder, minus, _all(ap.LN2_HIGH), x))
@@ -197,7 +192,7 @@ def _exp_of_negative(builder: Any, x: Any) -> Any:
     for coefficient in (ap.EXP6, ap.EXP5, ap.EXP4, ap.EXP3, ap.EXP2):
         p = _fma(builder, p, r, _all(coefficient))
     p = builder.fadd(_fma(builder, builder.fmul(p, r), r, r), _all(ap.ONE))
-    whole = builder.sub(shifted_bits(shifted), shifted_bits(_all(ap.ROUND)))
+    whole = builder.sub(builder.bitcast(shifted, ints), builder.bitcast(_all(ap.ROUND), ints))
     power = builder.shl(builder.add(whole, _all_ints(127)), _all_ints(23))
     e = builder.fmul(p, builder.bitcast(power, floats))
     return builder.select(builder.fcmp_ordered("<", x, _all(ap.EXP_NORMAL)), _all(ap.ZERO), e)

@@ -152,9 +152,9 @@ class _Generator:
             carried = repeat_or_not(builder, builder.udiv(num_terms, long(UNROLLED)), [start, *carried], terms)
             return repeat_or_not(builder, builder.urem(num_terms, long(UNROLLED)), carried, term)[1:]
 
-        def terms(_: Any, carried: Sequence[Any]) -> Sequence[Any]:
+        def terms(i: Any, carried: Sequence[Any]) -> Sequence[Any]:
             for _ in range(UNROLLED):
-                carried = term(_, carried)
+                carried = term(i, carried)
             return carried
 
         def term(_: Any, carried: Sequence[Any]) -> list[Any]:
