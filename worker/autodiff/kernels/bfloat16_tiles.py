@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from llvmlite import ir
@@ -30,6 +31,8 @@ from worker.autodiff.kernels.codegen import (
     BFloatType,
     declared,
     everywhere,
+    fetch,
+    idle,
     indices,
     long,
     pointer_to,
@@ -44,6 +47,9 @@ LANES = 16  # rows and columns of a tile, pairs in a row of a block
 DEPTH = 2 * LANES  # numbers of a block along the dimension that is summed over
 BLOCK_BYTES = 1024
 ROW_BYTES = 64
+# Instructions between two that use AMX. While another hyperthread is at work on the core, tile instructions in a row
+# take 14 ns each and what they wait for besides; with other ones between them 8, as many as they take alone.
+GAP = 8
 HALF = 8  # rows whose sums AVX512-BF16 keeps in registers at once
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64: arch_prctl(2)
@@ -99,6 +105,8 @@ def make_amx_tile(rows: int, columns: int, terms: Sequence[tuple[int, int]] = ((
     are sums of slices have a pair of blocks for each; `terms` says which slices are multiplied, in this order.
     """
     num_slices = 1 + max(slice for term in terms for slice in term)
+    # The right operand's next blocks are asked for meanwhile, which helps where these are multiplied more than once.
+    num_fetched = num_slices * LANES // (len(terms) * rows) if len(terms) > 1 else 0
 
     @intrinsic
     def tile(_: Any, depth: Any, a: Any, b: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
@@ -118,14 +126,19 @@ def make_amx_tile(rows: int, columns: int, terms: Sequence[tuple[int, int]] = ((
             def block(_: Any, carried: Sequence[Any]) -> list[Any]:
                 operands = (4, rows, carried[0]), (6, columns, carried[1])
                 loaded = [-1, -1]
+                following = iter(_lines(num_slices, columns))
                 for term in terms:
                     for side, (first, count, start) in enumerate(operands):
                         for i in range(count if term[side] != loaded[side] else 0):
                             at = pointer_to(builder, start, BYTE, BLOCK_BYTES * (2 * term[side] + i))
                             builder.call(load, [_register(first + i), at, long(ROW_BYTES)])
+                            idle(builder, GAP)
                     loaded = [*term]
                     for i, j in tiles:
                         builder.call(multiply, [_register(2 * i + j), _register(4 + i), _register(6 + j)])
+                        for offset in islice(following, num_fetched):
+                            fetch(builder, pointer_to(builder, carried[1], BYTE, offset))
+                        idle(builder, GAP - num_fetched)
                 return [builder.add(start, long(2 * num_slices * BLOCK_BYTES)) for start in carried]
 
             moved(load, init, init_step)
@@ -216,6 +229,12 @@ def make_pack(along: bool, turned: bool) -> Kernel:
         return void(i64, i64, i64), generate
 
     return pack
+
+
+def _lines(num_slices: int, columns: int) -> list[int]:
+    """Where the right operand's following blocks lie, line by line, as seen from those before them."""
+    blocks = [2 * (num_slices + n) + j for n in range(num_slices) for j in range(columns)]
+    return [BLOCK_BYTES * block + ROW_BYTES * i for block in blocks for i in range(LANES)]
 
 
 def _register(number: int) -> Any:

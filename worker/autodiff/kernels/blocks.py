@@ -69,7 +69,7 @@ def pack(
             if outer - i < LANES or depth - k < DEPTH:
                 at, at_step = _with_edge(at, outer_step, deep_step, min(LANES, outer - i), min(DEPTH, depth - k), room)
             if unit == AMX_FLOAT32:
-                _slice_block(at, at_step, is_along, is_turned, to)
+                _slice_block(at, at_step, 2 * LANES * outer_step, is_along, is_turned, to)
             else:
                 _round_block(at, at_step, is_along, is_turned, to)
             to += pair
@@ -89,16 +89,16 @@ def _round_block(source: int, step: int, is_along: bool, is_turned: bool, to: in
 
 
 @compiled
-def _slice_block(source: int, step: int, is_along: bool, is_turned: bool, to: int) -> None:
+def _slice_block(source: int, step: int, ahead: int, is_along: bool, is_turned: bool, to: int) -> None:
     if is_along:
         if is_turned:
-            _slice_along_turned(source, step, to)
+            _slice_along_turned(source, step, ahead, to)
         else:
-            _slice_along(source, step, to)
+            _slice_along(source, step, ahead, to)
     elif is_turned:
-        _slice_across_turned(source, step, to)
+        _slice_across_turned(source, step, ahead, to)
     else:
-        _slice_across(source, step, to)
+        _slice_across(source, step, ahead, to)
 
 
 @compiled

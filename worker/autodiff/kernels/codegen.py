@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
+
+binding.initialize_native_asmparser()  # for `idle`
 
 FLOAT, BYTE, INT, LONG, VOID = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.VoidType()
 
@@ -41,6 +43,22 @@ def declared(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
 def pointer_to(builder: Any, address: Any, kind: Any, offset: int = 0) -> Any:
     """A pointer to a value of type `kind` that lies `offset` bytes behind an address, a 64-bit number."""
     return builder.inttoptr(builder.add(address, long(offset)) if offset else address, kind.as_pointer())
+
+
+NEAREST, SECOND_LEVEL = 3, 2  # caches, as LLVM counts them
+
+
+def fetch(builder: Any, at: Any, cache: int = NEAREST, *, is_written: bool = False) -> None:
+    """Ask for the memory at a pointer to BYTE, which need not exist; 64 bytes come."""
+    prefetch = declared(builder, "llvm.prefetch.p0", VOID, BYTE.as_pointer(), INT, INT, INT)
+    builder.call(prefetch, [at, *(ir.Constant(INT, flag) for flag in (int(is_written), cache, 1))])
+
+
+def idle(builder: Any, slots: int) -> None:
+    """So many instructions that do nothing."""
+    if slots > 0:
+        kind = ir.FunctionType(VOID, [])
+        builder.call(ir.InlineAsm(kind, f".rept {slots}\nnop\n.endr", "", side_effect=True), [])
 
 
 def repeat(builder: Any, count: Any, carried: Sequence[Any], body: Callable[..., Sequence[Any]]) -> list[Any]:

@@ -23,7 +23,10 @@ PASSES = (384, 1024, 1024, 512)
 ALIGNMENT = 32  # passes begin at multiples of it
 PART = 64  # of the depth that is packed for all strips in turn, where they lie side by side in the rows of a matrix
 # Of packed columns, which stay in the second-level cache, and of a chunk of packed rows, which is read through it.
+# Where these columns are all, rows are read once, and a few at a time stay in that cache too; more if they lie across
+# memory, so that what comes with each number serves.
 RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
+ALONG_BYTES, ACROSS_BYTES = 200 << 10, 1 << 21
 
 
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
@@ -133,8 +136,9 @@ def _pass(
     """c = first_row + a @ b; without a first row, c += a @ b."""
     left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
     num_strips = strips.num_strips(unit, rows)
-    chunk = max(LEFT_BYTES // left_bytes, 1)
     reach = max(RIGHT_BYTES // right_bytes, 1) * WIDTH
+    once = ALONG_BYTES if a_deep == FLOAT_BYTES else ACROSS_BYTES
+    chunk = max((once if columns <= reach else LEFT_BYTES) // left_bytes, 1)
     left = packed + min(reach // WIDTH, (columns + WIDTH - 1) // WIDTH) * right_bytes
     a_part, b_part = _part(a_deep, depth), _part(b_deep, depth)
     for side in range(0, columns, reach):

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 
 from worker.autodiff.kernels.bfloat16_tiles import BLOCK_BYTES, LANES, ROW_BYTES, floats, pairs
-from worker.autodiff.kernels.codegen import INT, long, pointer_to, transposed
+from worker.autodiff.kernels.codegen import BYTE, INT, SECOND_LEVEL, fetch, long, pointer_to, transposed
 from worker.autodiff.kernels.compilation import Kernel
 from worker.autodiff.kernels.intrinsics import intrinsic
 
@@ -27,18 +27,20 @@ i64, void = types.int64, types.void
 
 
 def make_pack(along: bool, turned: bool) -> Kernel:
-    """pack(source, step, blocks): write 16 x 32 floats as a block of each slice, two blocks apart.
+    """pack(source, step, ahead, blocks): write 16 x 32 floats as a block of each slice, two blocks apart.
 
     Rows, `along` and `turned` as for bfloat16_tiles.make_pack; but number p of a row is paired with number p + 16.
+    What lies `ahead` bytes behind these floats will be packed later, and comes to the second-level cache meanwhile.
     """
 
     @intrinsic
-    def pack(_: Any, source: Any, step: Any, blocks: Any) -> Any:
+    def pack(_: Any, source: Any, step: Any, ahead: Any, blocks: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            source, step, blocks = args
+            source, step, ahead, blocks = args
 
             def load(row: int, offset: int = 0) -> Any:
                 start = builder.add(source, builder.mul(step, long(row)))
+                fetch(builder, pointer_to(builder, builder.add(start, ahead), BYTE, offset), SECOND_LEVEL)
                 return builder.load(pointer_to(builder, start, floats, offset), align=4)
 
             first = [load(i) for i in range(LANES)]
@@ -53,7 +55,7 @@ def make_pack(along: bool, turned: bool) -> Kernel:
                     builder.store(pair, to, align=ROW_BYTES)
             return context.get_dummy_value()
 
-        return void(i64, i64, i64), generate
+        return void(i64, i64, i64, i64), generate
 
     return pack
 

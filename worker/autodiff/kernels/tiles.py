@@ -16,10 +16,9 @@ from numba import types
 from worker.autodiff.kernels.codegen import (
     BYTE,
     FLOAT,
-    INT,
-    VOID,
     declared,
     everywhere,
+    fetch,
     long,
     pointer_to,
     repeat,
@@ -42,7 +41,6 @@ def _shape() -> tuple[int, int]:
 # How many terms of a large tile are written one after another: what a loop adds to them takes issue slots, which are
 # short where two hyperthreads share a core.
 UNROLLED, UNROLLED_ROWS = 4, 7
-WRITE, KEEP, DATA = 1, 3, 1  # LLVM's words for what is to be fetched
 
 LANES, ROWS = _shape()
 COLUMNS = 2 * LANES
@@ -178,9 +176,8 @@ class _Generator:
 
     def _fetch(self, start: Any, offset: int) -> None:
         """Asks for memory that will be written."""
-        prefetch = declared(self.builder, "llvm.prefetch.p0", VOID, BYTE.as_pointer(), INT, INT, INT)
         at = self.builder.bitcast(self._at(start, offset), BYTE.as_pointer())
-        self.builder.call(prefetch, [at, *(ir.Constant(INT, flag) for flag in (WRITE, KEEP, DATA))])
+        fetch(self.builder, at, is_written=True)
 
     def _load(self, start: Any, offset: int) -> Any:
         return self.builder.load(self._at(start, offset), align=4)
