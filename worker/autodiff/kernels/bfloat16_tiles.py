@@ -50,6 +50,7 @@ ROW_BYTES = 64
 # Instructions between two that use AMX. While another hyperthread is at work on the core, tile instructions in a row
 # take 14 ns each and what they wait for besides; with other ones between them 8, as many as they take alone.
 GAP = 8
+CROWDED = 1024  # bytes: rows that are a multiple of it apart are too many for their few sets of the first-level cache
 HALF = 8  # rows whose sums AVX512-BF16 keeps in registers at once
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64: arch_prctl(2)
@@ -141,6 +142,11 @@ def make_amx_tile(rows: int, columns: int, terms: Sequence[tuple[int, int]] = ((
                         idle(builder, GAP - num_fetched)
                 return [builder.add(start, long(2 * num_slices * BLOCK_BYTES)) for start in carried]
 
+            with builder.if_then(builder.icmp_signed("!=", builder.urem(c_step, long(CROWDED)), long(0))):
+                for i in range(LANES * rows):
+                    row = builder.add(c, builder.mul(c_step, long(i)))
+                    for j in range(columns):
+                        fetch(builder, pointer_to(builder, row, BYTE, ROW_BYTES * j), is_written=True)
             moved(load, init, init_step)
             repeat(builder, depth, [a, b], block)
             moved(store, c, c_step)

@@ -105,14 +105,16 @@ def _slice_block(source: int, step: int, ahead: int, is_along: bool, is_turned: 
 def _with_edge(source: int, outer_step: int, deep_step: int, outer: int, depth: int, room: int) -> tuple[int, int]:
     """A copy of a part of a block with zeros around it, and its step."""
     is_along = deep_step == FLOAT_BYTES
-    along, across = DEPTH * FLOAT_BYTES, LANES * FLOAT_BYTES
-    for n in range(LANES * DEPTH):
-        put_float(room + n * FLOAT_BYTES, ZERO)
-    for i in range(outer):
-        for k in range(depth):
-            place = i * along + k * FLOAT_BYTES if is_along else k * across + i * FLOAT_BYTES
-            put_float(room + place, float_at(source + i * outer_step + k * deep_step))
-    return room, along if is_along else across
+    length, count, step = (DEPTH, LANES, outer_step) if is_along else (LANES, DEPTH, deep_step)
+    given, rows = (depth, outer) if is_along else (outer, depth)
+    for row in range(count):
+        there = given if row < rows else 0
+        to, at = room + row * length * FLOAT_BYTES, source + row * step
+        for n in range(there):
+            put_float(to + n * FLOAT_BYTES, float_at(at + n * FLOAT_BYTES))
+        for n in range(there, length):
+            put_float(to + n * FLOAT_BYTES, ZERO)
+    return room, length * FLOAT_BYTES
 
 
 # --- Tiles ---

@@ -22,11 +22,12 @@ from worker.autodiff.kernels.strips import WIDTH
 PASSES = (384, 1024, 1024, 512)
 ALIGNMENT = 32  # passes begin at multiples of it
 PART = 64  # of the depth that is packed for all strips in turn, where they lie side by side in the rows of a matrix
-# Of packed columns, which stay in the second-level cache, and of a chunk of packed rows, which is read through it.
-# Where these columns are all, rows are read once, and a few at a time stay in that cache too; more if they lie across
-# memory, so that what comes with each number serves.
+# Of what is packed at a time. Columns stay in the second-level cache, and rows go by. Where these columns are all, rows
+# are read once, and a few at a time stay in that cache too; more if they lie across memory, so that what comes with a
+# number serves. Where all rows are little, and all columns are not, rows stay, and a few columns at a time go by.
 RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
 ALONG_BYTES, ACROSS_BYTES = 200 << 10, 1 << 21
+LITTLE_BYTES, MUCH_BYTES, FEW_BYTES = 1 << 19, 5 << 17, 5 << 16
 
 
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
@@ -136,7 +137,8 @@ def _pass(
     """c = first_row + a @ b; without a first row, c += a @ b."""
     left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
     num_strips = strips.num_strips(unit, rows)
-    reach = max(RIGHT_BYTES // right_bytes, 1) * WIDTH
+    rows_stay = num_strips * left_bytes <= LITTLE_BYTES and columns // WIDTH * right_bytes > MUCH_BYTES
+    reach = max((FEW_BYTES if rows_stay else RIGHT_BYTES) // right_bytes, 1) * WIDTH
     once = ALONG_BYTES if a_deep == FLOAT_BYTES else ACROSS_BYTES
     chunk = max((once if columns <= reach else LEFT_BYTES) // left_bytes, 1)
     left = packed + min(reach // WIDTH, (columns + WIDTH - 1) // WIDTH) * right_bytes
