@@ -16,7 +16,7 @@ from numba import types
 
 from worker.autodiff.kernels import blocks, tiles
 from worker.autodiff.kernels.approximations import ZERO
-from worker.autodiff.kernels.bfloat16_tiles import LANES, ROW_BYTES
+from worker.autodiff.kernels.bfloat16_tiles import LANES, NUM_REGISTERS, ROW_BYTES
 from worker.autodiff.kernels.codegen import FLOAT, long, pointer_to, transposed
 from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.intrinsics import float_at, intrinsic, put_float
@@ -35,7 +35,7 @@ ZEROS = ROW_BYTES
 _BLOCK = ZEROS + WIDTH * FLOAT_BYTES
 _EDGE = _BLOCK + blocks.ROOM_BYTES
 FIXED_BYTES = _EDGE + WIDTH * WIDTH * FLOAT_BYTES
-_PALETTE, _REGISTERS = 1, 8
+_PALETTE = 1
 
 i64, void = types.int64, types.void
 vector = ir.VectorType(FLOAT, LANES)
@@ -119,7 +119,7 @@ def prepare(unit: int, memory: Bytes) -> int:
     if unit >= AMX:
         at = base - memory.ctypes.data
         memory[at] = _PALETTE
-        for register in range(_REGISTERS):
+        for register in range(NUM_REGISTERS):
             memory[at + 16 + 2 * register] = ROW_BYTES
             memory[at + 48 + register] = LANES
         blocks.configure(base)
