@@ -139,9 +139,12 @@ def _pass(
     num_strips = strips.num_strips(unit, rows)
     rows_stay = num_strips * left_bytes <= LITTLE_BYTES and columns // WIDTH * right_bytes > MUCH_BYTES
     reach = max((FEW_BYTES if rows_stay else RIGHT_BYTES) // right_bytes, 1) * WIDTH
+    total = (columns + WIDTH - 1) // WIDTH
+    num_sides = (total * WIDTH + reach - 1) // reach
+    reach = (total + num_sides - 1) // num_sides * WIDTH  # sides of about one size
     once = ALONG_BYTES if a_deep == FLOAT_BYTES else ACROSS_BYTES
     chunk = max((once if columns <= reach else LEFT_BYTES) // left_bytes, 1)
-    left = packed + min(reach // WIDTH, (columns + WIDTH - 1) // WIDTH) * right_bytes
+    left = packed + min(reach // WIDTH, total) * right_bytes
     a_part, b_part = _part(a_deep, depth), _part(b_deep, depth)
     for side in range(0, columns, reach):
         beyond = min(side + reach, columns)
