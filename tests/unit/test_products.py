@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 ROUNDING = [unit for unit in (units.AVX512_BF16, units.AMX) if unit in units.UNITS]
 SLICING = [unit for unit in (units.AMX_FLOAT32,) if unit in units.UNITS]
-SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more than one pass
+SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, several strips, more than one pass
     (1, 1, 1),
     (5, 7, 9),
     (1, 17, 33),
@@ -27,6 +27,8 @@ SIZES = [  # M, N, K: one element, edges in every dimension, whole tiles, more t
     (48, 80, 96),
     (600, 40, 70),
     (20, 1500, 40),
+    (70, 100, 80),
+    (100, 1100, 130),
     (9, 10, 4100),
 ]
 

@@ -15,7 +15,7 @@ A sum's bits depend on the depth and on the unit, not on the tile that it is in.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -101,69 +101,124 @@ def release(_: Any) -> Any:
     return void(), generate
 
 
+# Writes the instructions that pack a block, for (builder, source, step, ahead, to), some between any two `yield`.
+Packing = Callable[..., Iterator[None]]
+
+
 def make_amx_tile(rows: int, columns: int, terms: Sequence[tuple[int, int]] = ((0, 0),)) -> Kernel:
     """tile(depth, a, b, init, init_step, c, c_step): c = init + a @ b, for `depth` pairs of blocks of each operand.
 
     c has `rows` x `columns` tiles, each 1 or 2. The rows of init and c are init_step and c_step apart. Operands that
     are sums of slices have a pair of blocks for each; `terms` says which slices are multiplied, in this order.
     """
-    num_slices = 1 + max(slice for term in terms for slice in term)
-    # The right operand's next blocks are asked for meanwhile, which helps where these are multiplied more than once.
-    num_fetched = num_slices * LANES // (len(terms) * rows) if len(terms) > 1 else 0
 
     @intrinsic
     def tile(_: Any, depth: Any, a: Any, b: Any, init: Any, init_step: Any, c: Any, c_step: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            depth, a, b, init, init_step, c, c_step = args
-            move = BYTE, BYTE.as_pointer(), LONG
-            load = declared(builder, "llvm.x86.tileloadd64", VOID, *move)
-            store = declared(builder, "llvm.x86.tilestored64", VOID, *move)
-            multiply = declared(builder, "llvm.x86.tdpbf16ps", VOID, BYTE, BYTE, BYTE)
-            tiles = [(i, j) for i in range(rows) for j in range(columns)]
-
-            def moved(how: Any, start: Any, step: Any) -> None:
-                for i, j in tiles:
-                    row = builder.add(start, builder.mul(step, long(LANES * i)))
-                    builder.call(how, [_register(2 * i + j), pointer_to(builder, row, BYTE, ROW_BYTES * j), step])
-
-            def read(register: int, operand: Any, block: int) -> None:
-                at = pointer_to(builder, operand, BYTE, BLOCK_BYTES * block)
-                builder.call(load, [_register(register), at, long(ROW_BYTES)])
-                idle(builder, GAP)
-
-            def block(_: Any, carried: Sequence[Any]) -> list[Any]:
-                left, right = carried
-                left_slice, right_block = -1, (-1, -1)  # loaded
-                following = iter(_lines(num_slices, columns))
-                for term in terms:
-                    if term[0] != left_slice:
-                        left_slice = term[0]
-                        for i in range(rows):
-                            read(_LEFT + i, left, 2 * left_slice + i)
-                    for j in sorted(range(columns), key=lambda j: (term[1], j) != right_block):
-                        if right_block != (term[1], j):
-                            right_block = term[1], j
-                            read(_RIGHT, right, 2 * term[1] + j)
-                        for i in range(rows):
-                            builder.call(multiply, [_register(2 * i + j), _register(_LEFT + i), _register(_RIGHT)])
-                            for offset in islice(following, num_fetched):
-                                fetch(builder, pointer_to(builder, right, BYTE, offset))
-                            idle(builder, GAP - num_fetched)
-                return [builder.add(start, long(2 * num_slices * BLOCK_BYTES)) for start in carried]
-
-            with builder.if_then(builder.icmp_signed("!=", builder.urem(c_step, long(CROWDED)), long(0))):
-                for i in range(LANES * rows):
-                    row = builder.add(c, builder.mul(c_step, long(i)))
-                    for j in range(columns):
-                        fetch(builder, pointer_to(builder, row, BYTE, ROW_BYTES * j), is_written=True)
-            moved(load, init, init_step)
-            repeat(builder, depth, [a, b], block)
-            moved(store, c, c_step)
+            _multiply(builder, rows, columns, terms, args)
             return context.get_dummy_value()
 
         return void(i64, i64, i64, i64, i64, i64, i64), generate
 
     return tile
+
+
+def make_packing_tile(terms: Sequence[tuple[int, int]], packing: Packing) -> Kernel:
+    """tile(…, source, step, deep, ahead, to): a tile of 2 x 2 that packs `depth` blocks meanwhile.
+
+    They lie `deep` bytes apart from `source` on, and go to where blocks of a strip go. Packing fills the gaps between
+    AMX's instructions and costs next to nothing there.
+    """
+
+    @intrinsic
+    def tile(
+        _: Any,
+        depth: Any,
+        a: Any,
+        b: Any,
+        init: Any,
+        init_step: Any,
+        c: Any,
+        c_step: Any,
+        source: Any,
+        step: Any,
+        deep: Any,
+        ahead: Any,
+        to: Any,
+    ) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _multiply(builder, 2, 2, terms, args[:7], packing, args[7:])
+            return context.get_dummy_value()
+
+        return void(*[i64] * 12), generate
+
+    return tile
+
+
+def _multiply(
+    builder: Any,
+    rows: int,
+    columns: int,
+    terms: Sequence[tuple[int, int]],
+    args: Sequence[Any],
+    packing: Packing | None = None,
+    packed: Sequence[Any] = (),
+) -> None:
+    """Write a tile, and what it packs."""
+    depth, a, b, init, init_step, c, c_step = args
+    num_slices = 1 + max(slice for term in terms for slice in term)
+    # The right operand's next blocks are asked for meanwhile, which helps where these are multiplied more than once.
+    num_fetched = num_slices * LANES // (len(terms) * rows) if len(terms) > 1 else 0
+    move = BYTE, BYTE.as_pointer(), LONG
+    load = declared(builder, "llvm.x86.tileloadd64", VOID, *move)
+    store = declared(builder, "llvm.x86.tilestored64", VOID, *move)
+    multiply = declared(builder, "llvm.x86.tdpbf16ps", VOID, BYTE, BYTE, BYTE)
+    source, step, deep, ahead, to = packed or [None] * 5
+
+    def moved(how: Any, start: Any, step: Any) -> None:
+        for i in range(rows):
+            for j in range(columns):
+                row = builder.add(start, builder.mul(step, long(LANES * i)))
+                builder.call(how, [_register(2 * i + j), pointer_to(builder, row, BYTE, ROW_BYTES * j), step])
+
+    def read(register: int, operand: Any, block: int) -> None:
+        at = pointer_to(builder, operand, BYTE, BLOCK_BYTES * block)
+        builder.call(load, [_register(register), at, long(ROW_BYTES)])
+        idle(builder, GAP)
+
+    def block(_: Any, carried: Sequence[Any]) -> list[Any]:
+        left, right, *places = carried
+        left_slice, right_block = -1, (-1, -1)  # loaded
+        following = iter(_lines(num_slices, columns))
+        parts = packing(builder, places[0], step, ahead, places[1]) if packing else iter(())
+        for term in terms:
+            if term[0] != left_slice:
+                left_slice = term[0]
+                for i in range(rows):
+                    read(_LEFT + i, left, 2 * left_slice + i)
+            for j in sorted(range(columns), key=lambda j: (term[1], j) != right_block):
+                if right_block != (term[1], j):
+                    right_block = term[1], j
+                    read(_RIGHT, right, 2 * term[1] + j)
+                for i in range(rows):
+                    builder.call(multiply, [_register(2 * i + j), _register(_LEFT + i), _register(_RIGHT)])
+                    for offset in islice(following, num_fetched):
+                        fetch(builder, pointer_to(builder, right, BYTE, offset))
+                    if next(parts, idle) is idle:
+                        idle(builder, GAP - num_fetched)
+        for _ in parts:
+            pass
+        steps = [*[long(2 * num_slices * BLOCK_BYTES)] * 2, deep, long(2 * num_slices * BLOCK_BYTES)]
+        return [builder.add(start, step) for start, step in zip(carried, steps, strict=False)]
+
+    with builder.if_then(builder.icmp_signed("!=", builder.urem(c_step, long(CROWDED)), long(0))):
+        for i in range(LANES * rows):
+            row = builder.add(c, builder.mul(c_step, long(i)))
+            for j in range(columns):
+                fetch(builder, pointer_to(builder, row, BYTE, ROW_BYTES * j), is_written=True)
+    moved(load, init, init_step)
+    repeat(builder, depth, [a, b, source, to] if packing else [a, b], block)
+    moved(store, c, c_step)
 
 
 def make_avx_tile(columns: int) -> Kernel:

@@ -26,6 +26,11 @@ _sliced_21, _sliced_22 = (bfloat16_tiles.make_amx_tile(2, n, slices.TERMS) for n
 _slice_along, _slice_along_turned = slices.make_pack(True, False), slices.make_pack(True, True)
 _slice_across, _slice_across_turned = slices.make_pack(False, False), slices.make_pack(False, True)
 
+_packing_along = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(True, False))
+_packing_along_turned = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(True, True))
+_packing_across = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(False, False))
+_packing_across_turned = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(False, True))
+
 
 @compiled
 def num_bytes(unit: int, depth: int) -> int:
@@ -181,11 +186,61 @@ def _sliced_blocks(
 
 
 @compiled
+def _packing_blocks(
+    is_left: bool,
+    depth: int,
+    a: int,
+    b: int,
+    init: int,
+    init_step: int,
+    to: int,
+    to_step: int,
+    source: int,
+    outer_step: int,
+    deep_step: int,
+    packed: int,
+) -> None:
+    """A whole tile of slices; meanwhile the half of a strip at `source`, as deep, is packed.
+
+    `depth` is a multiple of DEPTH. It is a strip of the left operand, or of the right one.
+    """
+    blocks, deep, ahead = depth // DEPTH, DEPTH * deep_step, 2 * LANES * outer_step
+    if deep_step == FLOAT_BYTES:
+        if is_left:
+            _packing_along(blocks, a, b, init, init_step, to, to_step, source, outer_step, deep, ahead, packed)
+        else:
+            _packing_along_turned(blocks, a, b, init, init_step, to, to_step, source, outer_step, deep, ahead, packed)
+    elif is_left:
+        _packing_across_turned(blocks, a, b, init, init_step, to, to_step, source, deep_step, deep, ahead, packed)
+    else:
+        _packing_across(blocks, a, b, init, init_step, to, to_step, source, deep_step, deep, ahead, packed)
+
+
+@compiled
+def _packing_nothing(
+    is_left: bool,
+    depth: int,
+    a: int,
+    b: int,
+    init: int,
+    init_step: int,
+    to: int,
+    to_step: int,
+    source: int,
+    outer_step: int,
+    deep_step: int,
+    packed: int,
+) -> None:
+    """What a CPU without AMX does instead."""
+
+
+@compiled
 def _nothing(address: int = 0) -> None:
     """What a CPU without AMX does instead: no code for AMX may be generated for it."""
 
 
 _amx_tile = _amx_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
 _sliced_tile = _sliced_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
+packing_tile = _packing_blocks if bfloat16_tiles.HAS_AMX else _packing_nothing
 configure = bfloat16_tiles.configure if bfloat16_tiles.HAS_AMX else _nothing
 release = bfloat16_tiles.release if bfloat16_tiles.HAS_AMX else _nothing

@@ -9,12 +9,13 @@ become NaN; what is below 1e-38 counts as zero.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir
 from numba import types
 
-from worker.autodiff.kernels.bfloat16_tiles import BLOCK_BYTES, LANES, ROW_BYTES, floats, pairs
+from worker.autodiff.kernels.bfloat16_tiles import BLOCK_BYTES, LANES, ROW_BYTES, Packing, floats, pairs
 from worker.autodiff.kernels.codegen import BYTE, INT, SECOND_LEVEL, fetch, long, pointer_to, transposed
 from worker.autodiff.kernels.compilation import Kernel
 from worker.autodiff.kernels.intrinsics import intrinsic
@@ -36,28 +37,49 @@ def make_pack(along: bool, turned: bool) -> Kernel:
     @intrinsic
     def pack(_: Any, source: Any, step: Any, ahead: Any, blocks: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            source, step, ahead, blocks = args
-
-            def load(row: int, offset: int = 0) -> Any:
-                start = builder.add(source, builder.mul(step, long(row)))
-                fetch(builder, pointer_to(builder, builder.add(start, ahead), BYTE, offset), SECOND_LEVEL)
-                return builder.load(pointer_to(builder, start, floats, offset), align=4)
-
-            first = [load(i) for i in range(LANES)]
-            second = [load(i, ROW_BYTES) if along else load(i + LANES) for i in range(LANES)]
-            if turned:
-                first, second = list(transposed(builder, first)), list(transposed(builder, second))
-            for i, (left, right) in enumerate(zip(first, second, strict=True)):
-                halves = zip(_sliced(builder, left), _sliced(builder, right), strict=True)
-                for n, (low, high) in enumerate(halves):
-                    pair = builder.or_(builder.lshr(low, _all(16)), high)
-                    to = pointer_to(builder, blocks, pairs, 2 * BLOCK_BYTES * n + ROW_BYTES * i)
-                    builder.store(pair, to, align=ROW_BYTES)
+            for _ in packing(along, turned)(builder, *args):
+                pass
             return context.get_dummy_value()
 
         return void(i64, i64, i64, i64), generate
 
     return pack
+
+
+def packing(along: bool, turned: bool) -> Packing:
+    """What `make_pack` does, a few instructions at a time."""
+
+    def parts(builder: Any, source: Any, step: Any, ahead: Any, blocks: Any) -> Iterator[None]:
+        def load(row: int, offset: int = 0) -> Any:
+            start = builder.add(source, builder.mul(step, long(row)))
+            fetch(builder, pointer_to(builder, builder.add(start, ahead), BYTE, offset), SECOND_LEVEL)
+            return builder.load(pointer_to(builder, start, floats, offset), align=4)
+
+        def store(row: int, first: Any, second: Any) -> None:
+            halves = zip(_sliced(builder, first), _sliced(builder, second), strict=True)
+            for n, (low, high) in enumerate(halves):
+                pair = builder.or_(builder.lshr(low, _all(16)), high)
+                to = pointer_to(builder, blocks, pairs, 2 * BLOCK_BYTES * n + ROW_BYTES * row)
+                builder.store(pair, to, align=ROW_BYTES)
+
+        def rows(second: bool) -> Iterator[Any]:
+            return (load(i + (LANES if second and not along else 0), ROW_BYTES * (second and along)) for i in all_rows)
+
+        all_rows = range(LANES)
+        if turned:
+            first = transposed(builder, list(rows(False)))
+            yield
+            second = transposed(builder, list(rows(True)))
+            yield
+            for i in all_rows:
+                store(i, first[i], second[i])
+                yield
+        else:
+            for i, (left, right) in enumerate(zip(rows(False), rows(True), strict=True)):
+                store(i, left, right)
+                yield
+
+    return parts
 
 
 def _sliced(builder: Any, x: Any) -> list[Any]:

@@ -172,6 +172,17 @@ def pack_right(
 
 
 @compiled
+def pack(
+    unit: int, is_left: bool, source: int, outer_step: int, deep_step: int, outer: int, depth: int, to: int, base: int
+) -> None:
+    """Pack a strip of either operand."""
+    if is_left:
+        pack_left(unit, source, outer_step, deep_step, outer, depth, to, base)
+    else:
+        pack_right(unit, source, outer_step, deep_step, outer, depth, to, base)
+
+
+@compiled
 def _turn_float32(source: int, step: int, rows: int, depth: int, to: int, to_step: int) -> None:
     whole = depth // LANES * LANES
     for k in range(0, whole, LANES):
