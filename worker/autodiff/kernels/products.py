@@ -1,8 +1,8 @@
 """Products of float32 matrices, in float32 or with operands rounded to bfloat16, out of strips and tiles.
 
 The dimension that is summed over is cut into passes, at places that depend on nothing else. In a pass as much of the
-right operand is packed as stays in the second-level cache, and a large chunk of the left one; strip after strip of it
-goes over these columns, before the next ones are packed.
+right operand is packed as stays in the second-level cache, and strip after strip of the left one goes over these
+columns, before the next ones are packed. On AMX_FLOAT32 a strip is packed while that before it is multiplied.
 
 Shapes: M rows, N columns, K the dimension summed over. Addresses and steps are in bytes, the rest counts elements.
 """
@@ -24,9 +24,10 @@ from worker.autodiff.kernels.units import AMX_FLOAT32
 PASSES = (384, 1024, 1024, 512)
 ALIGNMENT = 32  # passes begin at multiples of it
 PART = 64  # of the depth that is packed for all strips in turn, where they lie side by side in the rows of a matrix
-# Of what is packed at a time. Columns stay in the second-level cache, and rows go by. Where these columns are all, rows
-# are read once, and a few at a time stay in that cache too; more if they lie across memory, so that what comes with a
-# number serves. Where all rows are little, and all columns are not, rows stay, and a few columns at a time go by.
+# Of what is packed at a time. Columns stay in the second-level cache, and rows go by. Where all rows are little, and
+# all columns are not, rows stay, and a few columns at a time go by. Where rows are not packed strip by strip: if these
+# columns are all, rows are read once, and a few stay in that cache too; more if they lie across memory, so that what
+# comes with a number serves.
 RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
 ALONG_BYTES, ACROSS_BYTES = 200 << 10, 1 << 21
 LITTLE_BYTES, MUCH_BYTES, FEW_BYTES = 1 << 19, 5 << 17, 5 << 16
@@ -225,7 +226,7 @@ def _pass_by(
 ) -> None:
     """Multiply strips of one operand, the source, by all of the other one, which is packed, on AMX_FLOAT32.
 
-    Each strip is packed into the gaps of the first two tiles of that before it, one half by each.
+    The two halves of a strip are packed by the first two whole tiles of that before it, as far as blocks are whole.
     """
     num_rows, num_columns = (rows + WIDTH - 1) // WIDTH, (columns + WIDTH - 1) // WIDTH
     size, num_strips, num_others = (rows, num_rows, num_columns) if rows_move else (columns, num_columns, num_rows)
@@ -277,6 +278,7 @@ def _init(at: int, c_row: int, first_row: int, has_bias: bool, column: int) -> t
 def _pack_columns(
     unit: int, columns: int, depth: int, b: int, b_column: int, b_deep: int, packed: int, base: int
 ) -> None:
+    """Pack all of them."""
     part = _part(b_deep, depth)
     for k in range(0, depth, part):
         deep = min(part, depth - k)
