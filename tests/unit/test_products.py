@@ -129,6 +129,18 @@ def test_an_element_has_the_same_bits_in_a_larger_product(unit: int) -> None:
         np.testing.assert_array_equal(product(unit, a[:rows], b[:, :columns]), whole[:rows, :columns])
 
 
+@pytest.mark.parametrize("size", [(200, 150, 100), (100, 1100, 130)], ids=["rows go by", "columns go by"])
+@pytest.mark.parametrize("layout", ["NN", "NT", "TN", "TT"])
+def test_bits_are_those_of_a_product_of_one_tile(unit: int, size: tuple[int, int, int], layout: str) -> None:
+    rows, columns, depth = size
+    a = draw(depth, rows).T if layout[0] == "T" else draw(rows, depth)
+    b = draw(columns, depth).T if layout[1] == "T" else draw(depth, columns)
+    whole = product(unit, a, b)
+    for i in range(0, rows, 32):
+        for j in (0, 64, columns - 20):
+            np.testing.assert_array_equal(product(unit, a[i : i + 32], b[:, j : j + 20]), whole[i : i + 32, j : j + 20])
+
+
 SPECIAL = {
     "tie to even, down": (1 + 2**-8, 1.0),
     "tie to even, up": (1 + 3 * 2**-8, 1 + 2**-6),

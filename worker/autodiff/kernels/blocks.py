@@ -217,30 +217,12 @@ def _packing_blocks(
 
 
 @compiled
-def _packing_nothing(
-    is_left: bool,
-    depth: int,
-    a: int,
-    b: int,
-    init: int,
-    init_step: int,
-    to: int,
-    to_step: int,
-    source: int,
-    outer_step: int,
-    deep_step: int,
-    packed: int,
-) -> None:
-    """What a CPU without AMX does instead."""
-
-
-@compiled
-def _nothing(address: int = 0) -> None:
+def _nothing(*_: int) -> None:
     """What a CPU without AMX does instead: no code for AMX may be generated for it."""
 
 
 _amx_tile = _amx_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
 _sliced_tile = _sliced_blocks if bfloat16_tiles.HAS_AMX else _avx_tile
-packing_tile = _packing_blocks if bfloat16_tiles.HAS_AMX else _packing_nothing
+packing_tile = _packing_blocks if bfloat16_tiles.HAS_AMX else _nothing
 configure = bfloat16_tiles.configure if bfloat16_tiles.HAS_AMX else _nothing
 release = bfloat16_tiles.release if bfloat16_tiles.HAS_AMX else _nothing
