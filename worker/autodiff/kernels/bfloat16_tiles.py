@@ -27,6 +27,8 @@ from worker.autodiff.kernels.codegen import (
     FLOAT,
     INT,
     LONG,
+    NEAREST,
+    SECOND_LEVEL,
     VOID,
     BFloatType,
     declared,
@@ -52,7 +54,9 @@ ROW_BYTES = 64
 # go by. Products in float32 are 1.7 times as fast then, and as fast as ever where the core is ours alone.
 NUM_REGISTERS, GAP = 7, 8
 _LEFT, _RIGHT = 4, 6  # registers of the operands' blocks; those before hold sums
-CROWDED = 1024  # bytes: rows that are a multiple of it apart are too many for their few sets of the first-level cache
+CROWDED = (
+    2048  # bytes: a tile's rows that are a multiple of it apart are too many for their few sets of the first cache
+)
 HALF = 8  # rows whose sums AVX512-BF16 keeps in registers at once
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64: arch_prctl(2)
@@ -181,6 +185,13 @@ def _multiply(
                 row = builder.add(start, builder.mul(step, long(LANES * i)))
                 builder.call(how, [_register(2 * i + j), pointer_to(builder, row, BYTE, ROW_BYTES * j), step])
 
+    def await_tile(cache: int) -> None:
+        for i in range(LANES * rows):
+            row = builder.add(c, builder.mul(c_step, long(i)))
+            for j in range(columns):
+                at = pointer_to(builder, row, BYTE, ROW_BYTES * j)
+                fetch(builder, at, cache, is_written=cache == NEAREST)
+
     def read(register: int, operand: Any, block: int) -> None:
         at = pointer_to(builder, operand, BYTE, BLOCK_BYTES * block)
         builder.call(load, [_register(register), at, long(ROW_BYTES)])
@@ -211,11 +222,12 @@ def _multiply(
         steps = [*[long(2 * num_slices * BLOCK_BYTES)] * 2, deep, long(2 * num_slices * BLOCK_BYTES)]
         return [builder.add(start, step) for start, step in zip(carried, steps, strict=False)]
 
-    with builder.if_then(builder.icmp_signed("!=", builder.urem(c_step, long(CROWDED)), long(0))):
-        for i in range(LANES * rows):
-            row = builder.add(c, builder.mul(c_step, long(i)))
-            for j in range(columns):
-                fetch(builder, pointer_to(builder, row, BYTE, ROW_BYTES * j), is_written=True)
+    is_spread = builder.icmp_signed("!=", builder.urem(c_step, long(CROWDED)), long(0))
+    with builder.if_else(is_spread) as (spread, crowded):
+        with spread:
+            await_tile(NEAREST)
+        with crowded:
+            await_tile(SECOND_LEVEL)
     moved(load, init, init_step)
     repeat(builder, depth, [a, b, source, to] if packing else [a, b], block)
     moved(store, c, c_step)

@@ -28,7 +28,6 @@ _slice_across, _slice_across_turned = slices.make_pack(False, False), slices.mak
 
 _packing_along = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(True, False))
 _packing_along_turned = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(True, True))
-_packing_across = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(False, False))
 _packing_across_turned = bfloat16_tiles.make_packing_tile(slices.TERMS, slices.packing(False, True))
 
 
@@ -202,7 +201,7 @@ def _packing_blocks(
 ) -> None:
     """A whole tile of slices; meanwhile the half of a strip at `source`, as deep, is packed.
 
-    `depth` is a multiple of DEPTH. It is a strip of the left operand, or of the right one.
+    `depth` is a multiple of DEPTH. It is a strip of the left operand, or of a right one that lies along the depth.
     """
     blocks, deep, ahead = depth // DEPTH, DEPTH * deep_step, 2 * LANES * outer_step
     if deep_step == FLOAT_BYTES:
@@ -210,10 +209,8 @@ def _packing_blocks(
             _packing_along(blocks, a, b, init, init_step, to, to_step, source, outer_step, deep, ahead, packed)
         else:
             _packing_along_turned(blocks, a, b, init, init_step, to, to_step, source, outer_step, deep, ahead, packed)
-    elif is_left:
-        _packing_across_turned(blocks, a, b, init, init_step, to, to_step, source, deep_step, deep, ahead, packed)
     else:
-        _packing_across(blocks, a, b, init, init_step, to, to_step, source, deep_step, deep, ahead, packed)
+        _packing_across_turned(blocks, a, b, init, init_step, to, to_step, source, deep_step, deep, ahead, packed)
 
 
 @compiled
