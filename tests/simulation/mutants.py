@@ -12,7 +12,7 @@ from tests.simulation.scenario import Outcome, simulate
 from tests.simulation.weave import Mutation
 from tests.simulation.world import product
 
-MAX_SEEDS = 600  # in which each must be found
+MAX_SEEDS = 1000  # in which each must be found
 
 MUTANTS: Mapping[str, Mutation] = {
     "a wait does not watch the epoch": Mutation(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from tests.simulation.clock import Clock
 from worker.plan import Plan, even_plan
-from worker.reduce.tree import assignment_of
+from worker.reduce.tree import cover
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 STEPS = 3
@@ -57,7 +57,7 @@ def node_partials(plan: Plan, machine: Machine) -> list[int]:
     for start in range(0, len(plan.members), machine.workers_per_node):
         shares = plan.shares[start : start + machine.workers_per_node]
         shards = range(first, first + sum(shares))
-        found.append(len(assignment_of(shards, num_shards=plan.num_shards).partials))
+        found.append(len(cover(shards, num_shards=plan.num_shards)))
         first = shards.stop
     return found
 

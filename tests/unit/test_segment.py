@@ -102,7 +102,7 @@ def test_reduce_is_the_same_for_any_split_of_the_range(num_parameters: int) -> N
             reduce_range(mine, joins, *shape.range_of(place, num_workers), squares)
         results.append((mine[0].tobytes(), squares.tobytes()))
     assert len(set(results)) == 1
-    expected = slots[0] + slots[2]
+    expected = (slots[0] + slots[1]) + (slots[2] + slots[3])
     assert np.frombuffer(results[0][0], np.float32).tolist() == expected.tolist()
     assert np.frombuffer(results[0][1]).sum() == pytest.approx((expected.astype(np.float64) ** 2).sum())
 

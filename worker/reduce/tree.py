@@ -2,17 +2,19 @@
 
 Floating-point addition is not associative, so the order in which shard gradients are added is the job's, never
 the cluster's. The tree over S shards is fixed by S alone: a node [lo, hi) splits behind the largest power of two
-smaller than its size. A worker owns a contiguous run of shards and adds those of its own that the tree joins
-(`Assignment`); what is left, at most 2 log2(S) partial sums a worker, is joined across workers (`cross_joins`).
-Either way the same pairs are added, so any number of workers gives the same bits.
+smaller than its size. A worker owns a contiguous run of shards. What the tree joins of its own it may add as it comes,
+or leave to the pass over all workers' partial sums (`cross_joins`), which reads each once and writes the result alone,
+where a join by itself reads two vectors and writes one. So up to MOST_PARTIALS sums are left, and more only where the
+tree needs more, at most 2 log2(S) a worker. Either way the same pairs are added, so any number of workers gives the
+same bits.
 
-    S = 6        [0,6)              2 workers: 0-2 | 3-5
-                /     \\             worker 0 leaves [0,2) and [2,3)
-           [0,4)       [4,6)        worker 1 leaves [3,4) and [4,6)
-          /     \\      /   \\        across: [2,3)+[3,4), then [0,2)+[2,4), then [0,4)+[4,6)
-      [0,2)   [2,4)   4     5
-      /  \\    /  \\
-     0    1  2    3
+    S = 12             [0,12)            2 workers: 0-5 | 6-11
+                     /        \\          worker 0 adds 0+1 and 2+3, and leaves [0,2), [2,4), 4, 5
+               [0,8)          [8,12)     worker 1 adds 6+7 and 8+9, and leaves [6,8), [8,10), 10, 11
+              /     \\         /    \\     across: [0,2)+[2,4), 4+5, [4,6)+[6,8), [0,4)+[4,8), 10+11,
+        [0,4)     [4,8)   [8,10) [10,12)         [8,10)+[10,12), [0,8)+[8,12)
+        /  \\      /  \\      /  \\     /  \\
+    [0,2) [2,4) [4,6) [6,8) 8   9  10  11
 
 Slots: a worker's partial sum number j stands in its gradient slot j; deeper slots are scratch for the right-hand
 sides of joins under way. A run of k shards needs at most k slots, so S slots are enough for any number of workers;
@@ -24,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+MOST_PARTIALS = 4  # partial sums that a worker leaves where it could join them
 
 
 @dataclass(frozen=True)
@@ -74,14 +78,23 @@ class Assignment:
     num_slots: int
 
 
+def cover(shards: range, *, num_shards: int) -> list[Node]:
+    """The largest nodes of the tree that lie within these contiguous shards, left to right."""
+    return _cover(Node(0, num_shards), shards)
+
+
 def assignment_of(shards: range, *, num_shards: int) -> Assignment:
     """What the worker with these contiguous shards does in a step."""
-    partials = tuple(_cover(Node(0, num_shards), shards))
+    partials = cover(shards, num_shards=num_shards)
+    while len(partials) < min(MOST_PARTIALS, len(shards)):
+        # The last of the largest: scratch for the joins before lies where a later partial sum will stand.
+        _, place = max((node.last - node.first, place) for place, node in enumerate(partials))
+        partials[place : place + 1] = partials[place].children()
     actions: list[Compute | Join] = []
     for slot, node in enumerate(partials):
         _sum_into(slot, node, actions)
     num_slots = 1 + max(action.slot for action in actions if isinstance(action, Compute))
-    return Assignment(shards, tuple(actions), partials, num_slots)
+    return Assignment(shards, tuple(actions), tuple(partials), num_slots)
 
 
 def first_slots(assignments: Sequence[Assignment]) -> tuple[int, ...]:
