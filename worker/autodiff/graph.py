@@ -50,12 +50,13 @@ def record(name: str, value: Any, *edges: tuple[Any, Vjp]) -> Tensor:
     output = Tensor(value if type(value) is np.ndarray else np.asarray(value))
     make_node = active.get()
     if make_node is not None:
-        kept = tuple((x.node or x, vjp) for x, vjp in edges if isinstance(x, Tensor) and x.requires_grad)
+        kept = tuple([(x.node or x, vjp) for x, vjp in edges if isinstance(x, Tensor) and x.requires_grad])
         if kept:
-            output.node = make_node(name, output.shape, output.dtype, kept)
+            data = output.data
+            output.node = make_node(name, data.shape, data.dtype, kept)
             output.requires_grad = True
-            if output.data.base is not None:
-                output.node.is_view = _is_view(output.data, edges)
+            if data.base is not None:
+                output.node.is_view = _is_view(data, edges)
             if versions.rebased:
                 _refuse_stale(name, edges)
     return output
@@ -129,7 +130,7 @@ def walk(
     root = Node("outputs", (), np.dtype(np.float32), seeds)
     uses = _count_uses(root) if targets is None else _count_uses_towards(targets, root)
     gradients: dict[Source, Array] = {}
-    ready = [(root, np.zeros((), np.float32))]
+    ready: list[tuple[Node, Array]] = [(root, np.zeros((), np.float32))]
     # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
     with np.errstate(all="ignore"), autocast(current.get()):
         while ready:
@@ -137,12 +138,13 @@ def walk(
             current.set(node.precision)
             complete = []
             for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
-                gradients[source] = _add(gradients.get(source), gradient, source, vjp, targets is None)
+                part = _add(gradients.pop(source, None), gradient, source, vjp, targets is None)
                 uses[source] -= 1
-                if not uses[source]:
-                    complete.append(source)
-            for source in complete:
-                part = gradients.pop(source)
+                if uses[source]:
+                    gradients[source] = part
+                else:
+                    complete.append((source, part))
+            for source, part in complete:
                 if source.watch is not None:
                     part = source.watch.see(part)
                 if isinstance(source, Node):
@@ -178,31 +180,35 @@ def _take_edges(
 
 
 def _add(earlier: Array | None, gradient: Array, source: Source, vjp: Vjp, into_slot: bool) -> Array:
-    """What is known of the gradient of `source`, plus what this vjp contributes.
+    """What is known of the gradient of `source`, plus what this vjp contributes."""
+    if isinstance(source, Tensor):
+        return _add_to_leaf(earlier, gradient, source, vjp, into_slot)
+    part = _fitted(vjp(gradient), source)
+    return part if earlier is None else np.asarray(apply(np.add, earlier, part))
 
-    A leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
-    """
-    ours = earlier if isinstance(source, Tensor) and earlier is source.slot else None
-    if ours is not None and isinstance(vjp, Into) and vjp.add is not None:
-        return vjp.add(gradient, ours)
-    if (
-        isinstance(vjp, Into)
-        and earlier is None
-        and into_slot
-        and isinstance(source, Tensor)
-        and source.grad is None
-        and source.watch is None  # whoever looks on may keep what they see
-    ):
-        part = vjp.write(gradient, source.slot)
-    else:
-        part = vjp(gradient)
-    if part.shape != source.shape:
-        part = unbroadcast(single(part), source.shape)
-    if part.dtype != source.dtype:
-        part = half(part) if source.dtype == np.float16 else single(part).astype(source.dtype, copy=False)
+
+def _add_to_leaf(earlier: Array | None, gradient: Array, leaf: Tensor, vjp: Vjp, into_slot: bool) -> Array:
+    """The same. The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still."""
+    ours = earlier if earlier is leaf.slot else None
+    if isinstance(vjp, Into):
+        is_watched = leaf.watch is not None  # whoever looks on may keep what they see
+        if earlier is None and into_slot and leaf.grad is None and not is_watched:
+            return _fitted(vjp.write(gradient, leaf.slot), leaf.data)
+        if ours is not None and vjp.add is not None:
+            return vjp.add(gradient, ours)
+    part = _fitted(vjp(gradient), leaf.data)
     if earlier is None:
-        return np.asarray(part)
-    return np.asarray(np.add(earlier, part, out=ours) if ours is not None else apply(np.add, earlier, part))
+        return part
+    return np.asarray(apply(np.add, earlier, part) if ours is None else np.add(earlier, part, out=ours))
+
+
+def _fitted(part: Array, like: Node | Array) -> Array:
+    """A part of a gradient in the shape and dtype of what it is the gradient of."""
+    if part.shape != like.shape:
+        part = unbroadcast(single(part), like.shape)
+    if part.dtype is not like.dtype and part.dtype != like.dtype:
+        part = half(part) if like.dtype == np.float16 else single(part).astype(like.dtype, copy=False)
+    return part if type(part) is np.ndarray else np.asarray(part)
 
 
 def _count_uses(root: Node) -> dict[Source, int]:
@@ -310,8 +316,10 @@ def _refuse_changed(node: Node, edges: Sequence[Edge]) -> None:
 
 
 def _is_view(value: Array, edges: Sequence[tuple[Any, Vjp]]) -> bool:
-    owners = (x.data if x.data.base is None else x.data.base for x, _ in edges if isinstance(x, Tensor))
-    return any(owner is value.base for owner in owners)
+    owner = value.base
+    return any(
+        [owner is (x.data if x.data.base is None else x.data.base) for x, _ in edges if isinstance(x, Tensor)]  # noqa: C419  # a generator takes longer
+    )
 
 
 def _refuse_stale(name: str, edges: Sequence[tuple[Any, Vjp]]) -> None:

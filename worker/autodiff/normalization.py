@@ -79,11 +79,12 @@ def _vector(parameter: Tensor | None, default: float, like: Array) -> Array:
 
 def _check(name: str, input: Tensor, normalized_shape: Shape, *parameters: Tensor | None) -> tuple[int, ...]:
     shape = normalized_shape if isinstance(normalized_shape, tuple) else (normalized_shape,)
-    if input.dtype.kind != "f":
-        raise ValueError(f"{name}: expected a floating-point tensor, got {input.dtype}")
-    if not shape or input.shape[-len(shape) :] != shape:
-        raise ValueError(f"{name}: input has shape {input.shape}, expected the last dimensions to be {shape}")
+    x = input.data
+    if x.dtype.kind != "f":
+        raise ValueError(f"{name}: expected a floating-point tensor, got {x.dtype}")
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"{name}: input has shape {x.shape}, expected the last dimensions to be {shape}")
     for parameter in parameters:
-        if parameter is not None and parameter.shape != shape:
+        if parameter is not None and parameter.data.shape != shape:
             raise ValueError(f"{name}: weight or bias has shape {parameter.shape}, expected {shape}")
     return shape

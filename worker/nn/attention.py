@@ -73,10 +73,6 @@ class MultiheadAttention(Module):
         key_padding_mask (B, S); attn_mask (T, S) or (B * H, T, S). is_causal says that attn_mask is the causal one, or
         stands for it. Without need_weights, which is faster, the weights are None.
         """
-        if is_causal and attn_mask is None:
-            attn_mask = causal_mask(
-                query.shape[-2 if self.batch_first else 0], key.shape[-2 if self.batch_first else 0]
-            )
         if query.ndim == 2:
             batch_dim = 0 if self.batch_first else 1
             q, k, v = (F.reshape(x, _inserted(x.shape, batch_dim)) for x in (query, key, value))
@@ -89,8 +85,11 @@ class MultiheadAttention(Module):
         if not self.batch_first:
             query = query.transpose(0, 1)
             key, value = (query, query) if is_self else (key.transpose(0, 1), value.transpose(0, 1))
-        is_causal = is_causal and key_padding_mask is None and not need_weights
-        mask = None if is_causal else self._mask(query, key, key_padding_mask, attn_mask)
+        needs_mask = not is_causal or need_weights or key_padding_mask is not None
+        if needs_mask and is_causal and attn_mask is None:
+            attn_mask = causal_mask(query.shape[1], key.shape[1])
+        mask = self._mask(query, key, key_padding_mask, attn_mask) if needs_mask else None
+        is_causal = not needs_mask
         dropout_p = self.dropout if self.training else 0.0
         weights = None
         if is_self and not need_weights:

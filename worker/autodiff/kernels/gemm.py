@@ -17,6 +17,7 @@ from worker.autodiff.precision import current
 
 Array = NDArray[Any]
 
+FLOAT32 = np.dtype(np.float32)
 MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16  # of float32 matrices that are worth packing
 
 
@@ -26,8 +27,9 @@ def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = No
     Strided views are not copied; float16 operands are taken as float32, and so is the product. Which way a product
     takes depends on its shape, the precision and the CPU alone.
     """
-    a, b = single(a), single(b)
-    if a.dtype == b.dtype == np.float32:
+    if a.dtype is not FLOAT32 or b.dtype is not FLOAT32:
+        a, b = single(a), single(b)
+    if a.dtype == b.dtype == FLOAT32:
         unit = tile_unit()
         if unit is not None and _is_for_tiles(unit, a, b):
             return products.product(unit, a, b, out, bias)

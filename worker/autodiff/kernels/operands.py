@@ -1,4 +1,4 @@
-"""Operands of a product as a compiled loop takes them: addresses and steps, for two dimensions of a batch.
+"""Operands of a product as a compiled loop takes them: addresses, sizes and steps, for two dimensions of a batch.
 
 A GEMM packs its operands, and can pack any matrix whose rows or columns are contiguous; others are copied first. What
 is written has contiguous rows. Addresses and steps are in bytes.
@@ -19,58 +19,60 @@ Bytes = NDArray[np.uint8]
 
 FLOAT_BYTES = 4
 
-# (batch sizes, M, N, K, places of a, b and out, address of the bias or 0); see `place`.
-Loop = Callable[..., None]
+Multiply = Callable[[Array, Array, "Array | None", "Array | None"], Array]  # (a, b, out, bias)
 
 
-def multiply(loop: Loop, a: Array, b: Array, out: Array | None, bias: Array | None) -> Array:
-    """a (..., M, K) @ b (..., K, N) + bias (N,), all float32, into `out` (..., M, N) where given, by this loop."""
-    leading = () if a.ndim == b.ndim == 2 else np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+def layout_of(a: Array, b: Array, out: Array) -> tuple[int, ...] | None:
+    """Sizes and steps of a product as a compiled loop takes them; None where operands must be copied or cut first.
+
+    Two sizes of the batch, M, N, K, and of a, b and out the steps of the batch, then that along M or N, then along K
+    (but for out, whose rows are contiguous).
+    """
     rows, depth, columns = a.shape[-2], a.shape[-1], b.shape[-1]
-    if out is None:
-        out = np.empty((*leading, rows, columns), np.float32)
+    leading = out.shape[:-2]
+    is_direct = len(leading) <= 2 and _is_packable(a) and _is_packable(b)
+    if not is_direct or not out.size or not depth or (out.strides[-1] != FLOAT_BYTES and columns > 1):
+        return None
+    steps = (*_steps(a, -2, -1), *_steps(b, -1, -2), *_steps(out, -2, -1)[:3])
+    return (*(1, 1, *leading)[-2:], rows, columns, depth, *steps)
+
+
+def indirectly(multiply: Multiply, a: Array, b: Array, out: Array, bias: Array | None) -> Array:
+    """A product for which there is no layout, out of products for which there is one."""
     if not out.size:
         return out
-    if not depth:
+    if not a.shape[-1]:
         out[...] = 0 if bias is None else bias
         return out
-    if out.strides[-1] != FLOAT_BYTES and columns > 1:
-        out[...] = multiply(loop, a, b, None, bias)
+    if out.strides[-1] != FLOAT_BYTES and out.shape[-1] > 1:
+        out[...] = multiply(a, b, None, bias)
         return out
-    if len(leading) > 2:
-        a, b = (np.broadcast_to(x, leading + x.shape[-2:]) for x in (a, b))
-        for i in range(leading[0]):
-            multiply(loop, a[i], b[i], out[i], bias)
+    if out.ndim > 4:
+        a, b = (np.broadcast_to(x, out.shape[:-2] + x.shape[-2:]) for x in (a, b))
+        for i in range(len(out)):
+            multiply(a[i], b[i], out[i], bias)
         return out
-    a, b = _packable(a), _packable(b)
-    if bias is not None:
-        bias = np.ascontiguousarray(bias)
-    places = (*_place(a, -2, -1), *_place(b, -1, -2), *_place(out, -2, -1)[:4])
-    loop(*(1, 1, *leading)[-2:], rows, columns, depth, *places, 0 if bias is None else address_of(bias))
-    return out
+    a, b = (x if _is_packable(x) else np.ascontiguousarray(x) for x in (a, b))
+    return multiply(a, b, out, bias)
 
 
-def _packable(x: Array) -> Array:
-    """x, or a copy whose rows are contiguous."""
+def _is_packable(x: Array) -> bool:
+    """Whether its rows or its columns are contiguous."""
     rows, columns = x.shape[-2:]
-    if x.strides[-1] == FLOAT_BYTES or x.strides[-2] == FLOAT_BYTES or rows == 1 or columns == 1:
-        return x
-    return np.ascontiguousarray(x)
+    return FLOAT_BYTES in x.strides[-2:] or rows == 1 or columns == 1
 
 
-def _place(x: Array, outer: int, deep: int) -> tuple[int, int, int, int, int]:
-    """Address, steps of the two dimensions of the batch, that of dimension `outer`, that of the one summed over."""
+def _steps(x: Array, outer: int, deep: int) -> tuple[int, int, int, int]:
+    """The steps of the two dimensions of the batch, that of dimension `outer`, that of the one summed over."""
     outer_step, deep_step = x.strides[outer], x.strides[deep]
     # Along a dimension of one element nobody steps: it is taken for the contiguous one where the other is not.
     if x.shape[outer] == 1:
         outer_step = FLOAT_BYTES
     elif x.shape[deep] == 1 and outer_step != FLOAT_BYTES:
         deep_step = FLOAT_BYTES
-    if x.ndim == 2:
-        return address_of(x), 0, 0, outer_step, deep_step
     leading = [0 if size == 1 else step for size, step in zip(x.shape[:-2], x.strides[:-2], strict=True)]
-    outermost, inner = (0, *leading)[-2:]
-    return address_of(x), outermost, inner, outer_step, deep_step
+    outermost, inner = (0, 0, *leading)[-2:]
+    return outermost, inner, outer_step, deep_step
 
 
 # The C structure of an array begins with the header of every object and, behind it, where its elements begin. To read

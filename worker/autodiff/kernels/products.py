@@ -8,12 +8,16 @@ Shapes: M rows, N columns, K the dimension summed over. Addresses and steps are 
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
 from worker.autodiff.kernels import operands, sides, strips
 from worker.autodiff.kernels.compilation import compiled
 from worker.autodiff.kernels.intrinsics import float_at, put_float
-from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes
+from worker.autodiff.kernels.operands import FLOAT_BYTES, Array, Bytes, address_of
 from worker.autodiff.kernels.strips import WIDTH
 from worker.autodiff.kernels.units import AMX_FLOAT32
 
@@ -30,55 +34,72 @@ ALONG_BYTES, ACROSS_BYTES = 200 << 10, 1 << 21
 LITTLE_BYTES, MUCH_BYTES, FEW_BYTES = 1 << 19, 5 << 17, 5 << 16
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What products of operands that lie alike have in common, see operands.layout_of."""
+
+    shape: tuple[int, ...]  # of the result
+    layout: Array | None  # unit, sizes and steps
+    num_bytes: int = 0  # of workspace
+
+
+MOST_PLANS = 1 << 12  # that are kept
+_plans: dict[Any, _Plan] = {}
+
+
 def product(unit: int, a: Array, b: Array, out: Array | None = None, bias: Array | None = None) -> Array:
     """a (..., M, K) @ b (..., K, N) + bias (N,), all float32, into `out` (..., M, N) where given.
 
     `unit` is one of `units`, and available. Views are not copied if their rows or their columns are contiguous.
     """
-    return operands.multiply(_LOOPS[unit], a, b, out, bias)
+    key = unit, a.shape, a.strides, b.shape, b.strides, None if out is None else out.strides
+    plan = _plans.get(key)
+    if plan is None:
+        if len(_plans) >= MOST_PLANS:
+            _plans.clear()
+        plan = _plans[key] = _plan(unit, a, b, out)
+    if out is None:
+        out = np.empty(plan.shape, np.float32)
+    if plan.layout is None:
+        return operands.indirectly(functools.partial(product, unit), a, b, out, bias)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    _product(
+        plan.layout,
+        address_of(a),
+        address_of(b),
+        address_of(out),
+        0 if bias is None else address_of(bias),
+        operands.memory(plan.num_bytes),
+    )
+    return out
 
 
-def _loop_on(unit: int) -> operands.Loop:
-    def loop(outer_batch: int, inner_batch: int, rows: int, columns: int, depth: int, *places: int) -> None:
-        size = min(depth, PASSES[unit]) + ALIGNMENT
-        strip = WIDTH * size * strips.NUMBER_BYTES
-        left = min((rows + WIDTH) * size * strips.NUMBER_BYTES, LEFT_BYTES + 2 * strip)
-        right = min((columns + WIDTH) * size * strips.NUMBER_BYTES, RIGHT_BYTES + 2 * strip)
-        first_row = (columns + 2 * WIDTH) * FLOAT_BYTES
-        needed = strips.FIXED_BYTES + first_row + left + right + strips.SLACK_BYTES
-        _product(unit, outer_batch, inner_batch, rows, columns, depth, *places, operands.memory(needed))
-
-    return loop
-
-
-_LOOPS = [_loop_on(unit) for unit in range(len(PASSES))]
+def _plan(unit: int, a: Array, b: Array, out: Array | None) -> _Plan:
+    if out is None:
+        leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        out = np.empty((*leading, a.shape[-2], b.shape[-1]), np.float32)
+    layout = operands.layout_of(a, b, out)
+    if layout is None:
+        return _Plan(out.shape, None)
+    rows, columns, depth = layout[2:5]
+    size = min(depth, PASSES[unit]) + ALIGNMENT
+    strip = WIDTH * size * strips.NUMBER_BYTES
+    left = min((rows + WIDTH) * size * strips.NUMBER_BYTES, LEFT_BYTES + 2 * strip)
+    right = min((columns + WIDTH) * size * strips.NUMBER_BYTES, RIGHT_BYTES + 2 * strip)
+    first_row = (columns + 2 * WIDTH) * FLOAT_BYTES
+    num_bytes = strips.FIXED_BYTES + first_row + left + right + strips.SLACK_BYTES
+    return _Plan(out.shape, np.array((unit, *layout), np.int64), num_bytes)
 
 
 @compiled
-def _product(
-    unit: int,
-    outer_batch: int,
-    inner_batch: int,
-    rows: int,
-    columns: int,
-    depth: int,
-    a: int,
-    a_outer: int,
-    a_inner: int,
-    a_row: int,
-    a_deep: int,
-    b: int,
-    b_outer: int,
-    b_inner: int,
-    b_column: int,
-    b_deep: int,
-    c: int,
-    c_outer: int,
-    c_inner: int,
-    c_row: int,
-    bias: int,
-    memory: Bytes,
-) -> None:
+def _product(layout: Array, a: int, b: int, c: int, bias: int, memory: Bytes) -> None:
+    """The operands' addresses, and that of the bias or 0."""
+    unit, outer_batch, inner_batch = layout[0], layout[1], layout[2]
+    rows, columns, depth = layout[3], layout[4], layout[5]
+    a_outer, a_inner, a_row, a_deep = layout[6], layout[7], layout[8], layout[9]
+    b_outer, b_inner, b_column, b_deep = layout[10], layout[11], layout[12], layout[13]
+    c_outer, c_inner, c_row = layout[14], layout[15], layout[16]
     base = strips.prepare(unit, memory)
     segments = np.zeros(1, np.int64)
     first_row = base + strips.ZEROS
