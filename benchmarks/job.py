@@ -22,7 +22,7 @@ from worker.objective import Objective
 from worker.optim import rules
 from worker.phases import PhaseClock
 from worker.plan import even_plan
-from worker.process import keep_freed_memory
+from worker.process import settle
 from worker.recipe import Recipe, spans_of
 from worker.reduce.barrier import Barrier
 from worker.reduce.kernels import reduce_range
@@ -67,7 +67,7 @@ def training(
     make_step: type[TrainingStep] = TrainingStep,
 ) -> Run:
     """The same by any assignments of the shards to the workers, and any joins of what these leave in their slots."""
-    keep_freed_memory()
+    settle()
     world, workload = len(assignments), WORKLOADS[name]
     model, _ = model_of(workload)
     flat, recipe = FlatParameters(model.parameters()), recipe_of(model)

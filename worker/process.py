@@ -1,8 +1,11 @@
-"""What a worker process must be before its first array: one BLAS thread, and an allocator that keeps its pages."""
+"""What a worker process must be before its first array: one BLAS thread, an allocator that keeps its pages, and a
+garbage collector that stays out of the way.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,10 +14,21 @@ ENVIRONMENT: Mapping[str, str] = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 
+# More objects than these make Python look for cycles. A step's graph has none, and some 200 objects a layer: with 700, as
+# is usual, they are looked through again and again, which takes a tenth of what a step spends outside kernels.
+MOST_OBJECTS = 20_000
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def keep_freed_memory() -> None:
+def settle() -> None:
+    """Makes memory management ready for many steps that are alike: `malloc`, and the collector of cycles."""
+    _keep_freed_memory()
+    gc.freeze()  # what is there now stays
+    gc.set_threshold(MOST_OBJECTS)
+
+
+def _keep_freed_memory() -> None:
     """Tells glibc's malloc to reuse what a step frees instead of giving it back to the kernel page by page.
 
     A step allocates and frees the same arrays every time; page faults cost it a fifth of its speed otherwise. Where
