@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from worker.autodiff.kernels import bfloat16, units
+from worker.autodiff.kernels import bfloat16, products, units
 from worker.autodiff.kernels.products import product
 
 Array = NDArray[Any]
@@ -114,6 +114,24 @@ BATCHES = [((3,), (3,)), ((2, 3), (2, 3)), ((2, 3), (3,)), ((2, 1), (1, 3)), (()
 def test_batches_are_broadcast(unit: int, batches: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     a, b = draw(*batches[0], 5, 40), draw(*batches[1], 40, 17)
     assert_close(product(unit, a, b), expected(unit, a, b), 40)
+
+
+def test_operands_are_known_by_how_they_lie(unit: int) -> None:
+    """One shape after the other, in each way: none is taken for one before it."""
+    x, w = draw(40, 40), draw(40, 40)
+    for a in (x, x.T, x[::-1], x[:, ::-1], np.asfortranarray(x)):
+        for b in (w, w.T, w[::-1], np.broadcast_to(w[0], w.shape)):
+            for out in (None, np.zeros((40, 40), np.float32), np.zeros((80, 40), np.float32)[::2]):
+                assert_close(product(unit, a, b, out), expected(unit, a, b), 40)
+
+
+def test_no_more_layouts_are_kept_than_a_limit(monkeypatch: pytest.MonkeyPatch, unit: int) -> None:
+    monkeypatch.setattr(products, "MOST_PLANS", 3)
+    monkeypatch.setattr(products, "_plans", {})
+    for rows in range(1, 9):
+        a, b = draw(rows, 4), draw(4, 5)
+        assert_close(product(unit, a, b), expected(unit, a, b), 4)
+        assert len(products._plans) <= 3
 
 
 @pytest.mark.parametrize("shapes", [((0, 3), (3, 4)), ((2, 0), (0, 4)), ((2, 3), (3, 0)), ((0, 2, 3), (3, 4))], ids=str)

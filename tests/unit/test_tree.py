@@ -61,6 +61,16 @@ def test_slots_are_never_more_than_shards_for_many_and_few_for_one(num_shards: i
     assert max_slots(1, num_shards) == even(1, num_shards)[0].num_slots
 
 
+@pytest.mark.parametrize("num_shards", SHARDS)
+def test_a_worker_joins_only_what_would_be_more_than_four_partial_sums(num_shards: int) -> None:
+    for num_workers in range(1, num_shards + 1):
+        for assignment in even(num_workers, num_shards):
+            num_joins = sum(isinstance(action, Join) for action in assignment.actions)
+            assert len(assignment.partials) >= min(4, len(assignment.shards))
+            assert num_joins == len(assignment.shards) - len(assignment.partials)
+            assert num_joins == 0 or len(assignment.partials) >= 4
+
+
 def test_order_matters_to_the_bits() -> None:
     """Otherwise the tests above would prove nothing."""
     random = np.random.default_rng(0)
