@@ -14,8 +14,8 @@ ENVIRONMENT: Mapping[str, str] = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
 
-# More objects than these make Python look for cycles. A step's graph has none, and some 200 objects a layer: with 700, as
-# is usual, they are looked through again and again, which takes a tenth of what a step spends outside kernels.
+# More objects than these make Python look for cycles. A step's graph has none, and some 200 objects a layer: with 700,
+# as is usual, they are looked through again and again: a tenth of what a step spends outside kernels.
 MOST_OBJECTS = 20_000
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
