@@ -9,8 +9,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import secrets
+import signal
 import socket
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
@@ -81,10 +83,12 @@ def _serve(connection: Connection, make_run: MakeRun, rank: int, world: int, arg
 def segment_path() -> Iterator[Path]:
     """A fresh name for a segment in shared memory, which is gone afterwards whatever happened."""
     path = Path(f"/dev/shm/backprop-benchmark-{secrets.token_hex(4)}")
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield path
     finally:
         path.unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 def free_port() -> int:
