@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.namespaces import Namespace, two_namespaces
 from benchmarks.reduce import gloo
-from benchmarks.teams import Run, Team, at_work, free_port, interleave, segment_path, table
+from benchmarks.teams import Run, Team, at_work, exit_on_sigterm, free_port, interleave, segment_path, table
 
 TOKEN = bytes(32)  # nobody else is on this wire
 LOOPBACK = "127.0.0.1"
@@ -135,8 +133,8 @@ def main() -> None:
     parser.add_argument("--loopback", action="store_true")
     options = parser.parse_args()
     world = 2 * options.workers
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # or the namespaces would stay
     with ExitStack() as stack:
+        stack.enter_context(exit_on_sigterm())  # or the namespaces would stay
         nodes = None if options.loopback else stack.enter_context(two_namespaces(rate=options.rate))
         for millions in options.parameters:
             size = int(millions * 1e6)

@@ -22,7 +22,7 @@ from worker.objective import Objective
 from worker.optim import rules
 from worker.phases import PhaseClock
 from worker.plan import even_plan
-from worker.process import settle
+from worker.process import settle_memory
 from worker.recipe import Recipe, spans_of
 from worker.reduce.barrier import Barrier
 from worker.reduce.kernels import reduce_range
@@ -67,7 +67,7 @@ def training(
     make_step: type[TrainingStep] = TrainingStep,
 ) -> Run:
     """The same by any assignments of the shards to the workers, and any joins of what these leave in their slots."""
-    settle()
+    settle_memory()
     world, workload = len(assignments), WORKLOADS[name]
     model, _ = model_of(workload)
     flat, recipe = FlatParameters(model.parameters()), recipe_of(model)

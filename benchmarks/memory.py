@@ -73,9 +73,9 @@ def ours(workload: Workload, again: bool) -> Usage:
     from worker.autodiff import Tensor, kernels
     from worker.nn import FlatParameters
     from worker.optim import clip_scale, rules
-    from worker.process import settle
+    from worker.process import settle_memory
 
-    settle()
+    settle_memory()
     model, loss_of = model_of(workload, gradient_checkpointing=again)
     flat, rule = FlatParameters(model.parameters()), rules.Adam()
     weights, *state = (np.ones(flat.size, np.float32) for _ in range(1 + len(rule.state_names)))

@@ -32,14 +32,14 @@ from worker.models.gpt import Gpt
 from worker.models.mlp import Mlp
 from worker.nn import FlatParameters, Module, init
 from worker.optim import clip_scale, rules
-from worker.process import settle
+from worker.process import settle_memory
 
 REPORTED_STEPS = 3
 
 
 def side(rank: int, world: int, name: str, precision: Precision) -> Run:
     """Steps of a workload; reports the share in products, their GFLOP/s and those of a large product."""
-    settle()
+    settle_memory()
     workload = WORKLOADS[name]
     (model, loss), (inputs, targets) = model_of(workload), map(Tensor, batch_of(workload))
     flat, rule = FlatParameters(model.parameters()), rules.Adam()

@@ -23,7 +23,7 @@ from benchmarks.timing import timed
 from benchmarks.workloads import CLIP_NORM, Workload
 from service import jobfile
 from worker.plan import even_plan
-from worker.process import settle
+from worker.process import settle_memory
 from worker.reduce.segment import RING_STEPS
 from worker.replica import LegEnd, Replica
 from worker.spec import parse_spec
@@ -72,7 +72,7 @@ def pytorch(rank: int, world: int, text: str, is_fused: bool) -> Run:
 
 def example(rank: int, world: int, path: Path, text: str, settings: Sequence[str]) -> Run:
     """Steps of the example's job, as the worker in seat `rank`."""
-    settle()
+    settle_memory()
     settings = [f"data.text.path={Path(text).absolute()}", f"training.max_steps={RING_STEPS}", *settings]
     overrides = [jobfile.parse_override(setting) for setting in settings]
     file = jobfile.read(EXAMPLE.name, EXAMPLE.read_text(), overrides=overrides, directory=EXAMPLE.parent)

@@ -83,11 +83,20 @@ def _serve(connection: Connection, make_run: MakeRun, rank: int, world: int, arg
 def segment_path() -> Iterator[Path]:
     """A fresh name for a segment in shared memory, which is gone afterwards whatever happened."""
     path = Path(f"/dev/shm/backprop-benchmark-{secrets.token_hex(4)}")
+    with exit_on_sigterm():
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends this process by an exception, so that what it has made is taken away."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        yield path
+        yield
     finally:
-        path.unlink(missing_ok=True)
         signal.signal(signal.SIGTERM, before)
 
 

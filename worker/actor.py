@@ -10,7 +10,7 @@ import ray
 
 from worker.objective import Scores
 from worker.plan import Plan
-from worker.process import settle, start_time_of
+from worker.process import settle_memory, start_time_of
 from worker.reduce.mesh import Address
 from worker.replica import Facts, Leg, NumericsChangedError, Replica, Resumed
 from worker.spec import JobSpec
@@ -29,7 +29,7 @@ class _Worker:
     """Results and refusals come back as values: only a death or a fault of ours is an exception to the caller."""
 
     def __init__(self) -> None:
-        settle()
+        settle_memory()
         self._replica: Replica | None = None
 
     def identity(self) -> tuple[int, int | None, str]:

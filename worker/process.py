@@ -21,7 +21,7 @@ MOST_OBJECTS = 20_000
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
-def settle() -> None:
+def settle_memory() -> None:
     """Makes memory management ready for many steps that are alike: `malloc`, and the collector of cycles."""
     _keep_freed_memory()
     gc.freeze()  # what is there now stays

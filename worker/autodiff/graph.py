@@ -316,10 +316,8 @@ def _refuse_changed(node: Node, edges: Sequence[Edge]) -> None:
 
 
 def _is_view(value: Array, edges: Sequence[tuple[Any, Vjp]]) -> bool:
-    owner = value.base
-    return any(
-        [owner is (x.data if x.data.base is None else x.data.base) for x, _ in edges if isinstance(x, Tensor)]  # noqa: C419  # a generator takes longer
-    )
+    owners = (x.data if x.data.base is None else x.data.base for x, _ in edges if isinstance(x, Tensor))
+    return any(owner is value.base for owner in owners)
 
 
 def _refuse_stale(name: str, edges: Sequence[tuple[Any, Vjp]]) -> None:

@@ -32,9 +32,8 @@ MIXED = {np.dtype(np.float16), np.dtype(np.float32)}  # what may meet: float16 v
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., I) @ weight (O, I).T + bias (O,) -> (..., O)."""
+    _check_linear(x, weight, bias)
     values, w = x.data, weight.data
-    if w.ndim != 2 or values.shape[-1:] != w.shape[1:] or (bias is not None and bias.data.shape != w.shape[:1]):
-        raise _misfit(x, weight, bias)
     features_out, features_in = w.shape
     rows, leading = values.reshape(-1, features_in), values.shape[:-1]
     y = kernels.matmul(rows, w.T, bias=None if bias is None else bias.data)
@@ -139,13 +138,13 @@ def _sum_with_product(name: str, x: Tensor, product: Tensor, beta: float, alpha:
     return add(x if beta == 1 else mul(x, beta), scaled)
 
 
-def _misfit(x: Tensor, weight: Tensor, bias: Tensor | None) -> ValueError:
+def _check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     if weight.ndim != 2:
-        return ValueError(f"linear: weight has shape {weight.shape}, expected (features out, features in)")
-    if x.shape[-1:] != weight.shape[1:]:
-        return ValueError(f"linear: x has shape {x.shape} but weight takes {weight.shape[1]} features")
-    assert bias is not None
-    return ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}")
+        raise ValueError(f"linear: weight has shape {weight.shape}, expected (features out, features in)")
+    if not x.ndim or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear: x has shape {x.shape} but weight takes {weight.shape[1]} features")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias has shape {bias.shape}, expected {weight.shape[:1]}")
 
 
 def _check_matmul(name: str, x: Tensor, w: Tensor) -> None:

@@ -3,10 +3,10 @@
 Floating-point addition is not associative, so the order in which shard gradients are added is the job's, never
 the cluster's. The tree over S shards is fixed by S alone: a node [lo, hi) splits behind the largest power of two
 smaller than its size. A worker owns a contiguous run of shards. What the tree joins of its own it may add as it comes,
-or leave to the pass over all workers' partial sums (`cross_joins`), which reads each once and writes the result alone,
-where a join by itself reads two vectors and writes one. So up to MOST_PARTIALS sums are left, and more only where the
-tree needs more, at most 2 log2(S) a worker. Either way the same pairs are added, so any number of workers gives the
-same bits.
+or leave to the pass over all workers' partial sums (`cross_joins`), which goes block by block and finds each in the
+cache, where a join by itself reads two whole vectors and writes one. So up to MOST_PARTIALS sums are left, and more
+only where the tree needs more, at most 2 log2(S) a worker. Either way the same pairs are added, so any number of
+workers gives the same bits.
 
     S = 12             [0,12)            2 workers: 0-5 | 6-11
                      /        \\          worker 0 adds 0+1 and 2+3, and leaves [0,2), [2,4), 4, 5

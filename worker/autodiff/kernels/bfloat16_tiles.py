@@ -54,9 +54,7 @@ ROW_BYTES = 64
 # go by. Products in float32 are 1.7 times as fast then, and as fast as ever where the core is ours alone.
 NUM_REGISTERS, GAP = 7, 8
 _LEFT, _RIGHT = 4, 6  # registers of the operands' blocks; those before hold sums
-CROWDED = (
-    2048  # bytes: a tile's rows that are a multiple of it apart are too many for their few sets of the first cache
-)
+CROWDED = 2048  # bytes: rows that are a multiple of it apart are too many for their few sets of the first-level cache
 HALF = 8  # rows whose sums AVX512-BF16 keeps in registers at once
 
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64: arch_prctl(2)

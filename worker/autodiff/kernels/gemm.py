@@ -17,7 +17,7 @@ from worker.autodiff.precision import current
 
 Array = NDArray[Any]
 
-FLOAT32 = np.dtype(np.float32)
+NUMBERS = np.dtype(np.float32)  # to compare with: from the type it would be made again each time
 MIN_ROWS, MIN_COLUMNS, MIN_DEPTH = 14, 32, 16  # of float32 matrices that are worth packing
 
 
@@ -27,9 +27,9 @@ def matmul(a: Array, b: Array, out: Array | None = None, bias: Array | None = No
     Strided views are not copied; float16 operands are taken as float32, and so is the product. Which way a product
     takes depends on its shape, the precision and the CPU alone.
     """
-    if a.dtype is not FLOAT32 or b.dtype is not FLOAT32:
+    if a.dtype is not NUMBERS or b.dtype is not NUMBERS:
         a, b = single(a), single(b)
-    if a.dtype == b.dtype == FLOAT32:
+    if a.dtype == b.dtype == NUMBERS:
         unit = tile_unit()
         if unit is not None and _is_for_tiles(unit, a, b):
             return products.product(unit, a, b, out, bias)

@@ -25,9 +25,9 @@ from worker.autodiff.kernels.units import AMX_FLOAT32
 # in the first-level cache; AMX is fast enough from the second.
 PASSES = (384, 1024, 1024, 512)
 ALIGNMENT = 32  # passes begin at multiples of it
-# Of what is packed at a time. Columns stay in the second-level cache, and rows go by. Where all rows are little, and
-# all columns are not, rows stay, and a few columns at a time go by. Where rows are packed before: if these columns are
-# all, rows are read once, and a few stay in that cache too; more if they lie across memory, so that what comes with a
+# Of what is packed at a time. Columns stay in the second-level cache, and rows go by. Where operands are packed first:
+# if all rows are little, and all columns are not, rows stay, and a few columns at a time go by; if these columns are
+# all, rows are read once, and a few stay in that cache too, more if they lie across memory, so that what comes with a
 # number serves.
 RIGHT_BYTES, LEFT_BYTES = 5 << 18, 1 << 22
 ALONG_BYTES, ACROSS_BYTES = 200 << 10, 1 << 21
@@ -158,9 +158,9 @@ def _pass(
     """c = first_row + a @ b; without a first row, c += a @ b."""
     left_bytes, right_bytes = strips.left_bytes(unit, depth), strips.right_bytes(unit, depth)
     num_strips = strips.num_strips(unit, rows)
-    rows_stay = num_strips * left_bytes <= LITTLE_BYTES and columns // WIDTH * right_bytes > MUCH_BYTES
-    few_columns = rows_stay and unit != AMX_FLOAT32
-    reach = max((FEW_BYTES if few_columns else RIGHT_BYTES) // right_bytes, 2) * WIDTH
+    packs_first = unit != AMX_FLOAT32
+    rows_stay = packs_first and num_strips * left_bytes <= LITTLE_BYTES and columns // WIDTH * right_bytes > MUCH_BYTES
+    reach = max((FEW_BYTES if rows_stay else RIGHT_BYTES) // right_bytes, 2) * WIDTH
     total = (columns + WIDTH - 1) // WIDTH
     num_sides = (total * WIDTH + reach - 1) // reach
     reach = (total + num_sides - 1) // num_sides * WIDTH  # sides of about one size
@@ -171,27 +171,7 @@ def _pass(
         count, at = min(reach, columns - side), c + side * FLOAT_BYTES
         first = first_row + side * FLOAT_BYTES if first_row and has_bias else first_row
         first_column = b + side * b_column
-        if unit == AMX_FLOAT32:
-            sides.packing(
-                rows,
-                count,
-                depth,
-                a,
-                a_row,
-                a_deep,
-                first_column,
-                b_column,
-                b_deep,
-                at,
-                c_row,
-                first,
-                has_bias,
-                left,
-                packed,
-                base,
-                segments,
-            )
-        else:
+        if packs_first:
             sides.ordinary(
                 unit,
                 rows,
@@ -213,4 +193,24 @@ def _pass(
                 segments,
                 chunk,
                 side > 0 and num_strips <= chunk,
+            )
+        else:
+            sides.packing(
+                rows,
+                count,
+                depth,
+                a,
+                a_row,
+                a_deep,
+                first_column,
+                b_column,
+                b_deep,
+                at,
+                c_row,
+                first,
+                has_bias,
+                left,
+                packed,
+                base,
+                segments,
             )
