@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.teams import exit_on_sigterm
 from worker.process import ENVIRONMENT, start_time_of
 
 POLL_SECONDS = 0.0005
@@ -50,7 +51,7 @@ def restarts(*, workers: int, kills: int, width: int) -> list[float]:
 
     Raises TorchrunError. Leaves no process.
     """
-    with tempfile.TemporaryDirectory(prefix="backprop-torchrun-") as directory:
+    with exit_on_sigterm(), tempfile.TemporaryDirectory(prefix="backprop-torchrun-") as directory:
         path, log = Path(directory) / "page", Path(directory) / "log"
         page: Page = np.memmap(path, np.float64, "w+", shape=(workers, 4))
         page[:, LIFE] = -1

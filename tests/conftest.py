@@ -21,7 +21,7 @@ from service.config import Address, Settings
 from service.fake_cluster import FakeCluster
 from service.limits import Patience
 from service.server import Endpoints, serve
-from tests.leftovers import belongs_to_others, described, left_behind, processes, wait_until_gone
+from tests.leftovers import described, left_behind, left_since, processes, wait_until_gone
 from worker.spec import JobSpec, parse_spec
 
 SECONDS = 20.0  # how long a condition is waited for; nothing here takes a second
@@ -36,11 +36,20 @@ def _no_process_outlives_its_module(request: pytest.FixtureRequest) -> Iterator[
     wait_until_gone(lambda: described(processes() - before), request.node.name)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
+LeftByTest = Callable[[], set[str]]
+
+
+@pytest.fixture
+def left_by_test() -> LeftByTest:
+    """Says what is there now that was not there before the test, and that nobody else has started."""
     before = left_behind()
+    return lambda: left_since(before)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(left_by_test: LeftByTest) -> Iterator[None]:
     yield
-    wait_until_gone(lambda: {thing for thing in left_behind() - before if not belongs_to_others(thing)}, "the test")
+    wait_until_gone(left_by_test, "the test")
 
 
 MakeSpec = Callable[..., JobSpec]

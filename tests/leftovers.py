@@ -37,6 +37,11 @@ def left_behind() -> set[str]:
     return found
 
 
+def left_since(before: set[str]) -> set[str]:
+    """What is left behind now, was not there before, and belongs to nobody else."""
+    return {thing for thing in left_behind() - before if not belongs_to_others(thing)}
+
+
 def command_of(process: str) -> Iterator[str]:
     """The command line of a process, unless it has ended (it may not be reaped yet) or Python keeps it for itself."""
     with suppress(OSError):

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from service.client import Client
-from tests.leftovers import belongs_to_others, left_behind
+from tests.conftest import LeftByTest
 
 pytestmark = pytest.mark.ray
 
@@ -109,10 +109,6 @@ def service(data_dir: Path) -> Iterator[Service]:
             running.stop()
 
 
-def nothing_is_left() -> bool:
-    return all(belongs_to_others(thing) for thing in left_behind())
-
-
 def test_run_trains_the_example_to_its_accuracy(tmp_path: Path) -> None:
     output = backprop("run", DIGITS, "--data-dir", str(tmp_path), "--output", "json")
     job = last_job(output)
@@ -138,13 +134,13 @@ def test_more_workers_than_cores_give_the_same_digest(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path) -> None:
+def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path, left_by_test: LeftByTest) -> None:
     undisturbed = last_job(backprop("run", DIGITS, *LONG, "--data-dir", str(tmp_path / "one"), "--output", "json"))
     with service(tmp_path / "two") as first:
         job_id = last_job(first.call("submit", DIGITS, *LONG, "--output", "json"))["job_id"]
         wait_for(lambda: 500 < first.job(job_id)["steps_completed"] < 5500, "the middle of the job")
         first.kill()
-    wait_for(nothing_is_left, "the killed service's files to go")
+    wait_for(lambda: not left_by_test(), "the killed service's files to go")
     with service(tmp_path / "two") as second:
         wait_for(lambda: second.job(job_id)["state"] == "SUCCEEDED", "the end of the job")
         job = second.job(job_id)
@@ -158,7 +154,7 @@ def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path) 
     assert model.read_bytes() == Path(undisturbed["model_path"]).read_bytes()
 
 
-def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path) -> None:
+def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path, left_by_test: LeftByTest) -> None:
     settings = [*LONG, "--set", "training.max_steps=4000"]
     with service(tmp_path / "data") as first:
         job_id = last_job(first.call("submit", DIGITS, *settings, "--output", "json"))["job_id"]
@@ -168,7 +164,7 @@ def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path) -> No
         paused = first.job(job_id)
         assert (paused["current_workers"], paused["state_reason"]) == (0, "USER_REQUEST")
         first.kill()
-    wait_for(nothing_is_left, "the killed service's files to go")
+    wait_for(lambda: not left_by_test(), "the killed service's files to go")
     with service(tmp_path / "data") as second:
         assert second.job(job_id) == paused
         assert last_job(second.call("scale", job_id, "--workers", "4", "--output", "json"))["wanted_workers"] == 4
@@ -207,7 +203,7 @@ def test_kernels_are_compiled_once_for_a_data_directory_and_the_events_say_so(
     assert events[0][-1]["weights_digest"] == events[1][-1]["weights_digest"]
 
 
-def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
+def test_ctrl_c_stops_everything(tmp_path: Path, left_by_test: LeftByTest) -> None:
     arguments = command("run", DIGITS, "--set", "training.max_steps=1000000", "--data-dir", str(tmp_path))
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -221,7 +217,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
     assert "Traceback" not in errors
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
-    assert nothing_is_left()
+    assert not left_by_test()
 
 
 def program(name: str) -> str:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from tests.chaos.campaign import Campaign
-from tests.leftovers import END_SECONDS, belongs_to_others, left_behind
+from tests.leftovers import END_SECONDS, left_behind, left_since
 
 
 def main() -> int:
@@ -18,11 +18,12 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    before = left_behind()
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         campaign = Campaign(Path(directory), jobs=options.jobs, kills=options.kills, seed=options.seed, say=say)
         tally = campaign.run()
     deadline = time.monotonic() + END_SECONDS
-    while left := {thing for thing in left_behind() if not belongs_to_others(thing)}:
+    while left := left_since(before):
         if time.monotonic() > deadline:
             break
         time.sleep(0.1)
