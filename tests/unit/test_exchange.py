@@ -15,9 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from worker.autodiff.kernels import BLOCK
 from worker.checkpoint import weights_digest
 from worker.phases import PhaseClock
 from worker.plan import Plan, even_plan, shares_by_speed
+from worker.reduce import exchange
 from worker.reduce.mesh import TOKEN_BYTES
 from worker.reduce.segment import DIRECTORY, NOTHING, Segment
 from worker.replica import Leg, LegEnd, Replica
@@ -148,7 +150,7 @@ JOBS = {
     "six shards": job(shards=6),
     "eight shards": job(),
     "one block": job(model={"mlp": {}}),
-    "several pieces": job(model={"mlp": {"hidden": [700, 700]}}),
+    "several pieces": job(model={"mlp": {"hidden": [500, 500]}}),
     "momentum": job(optimizer={"momentum": {}}),
     "sgd": job(optimizer={"sgd": {}}),
     "adamw, ema": job(optimizer={"adamw": {}, "ema": {"decay": 0.9}}),
@@ -174,8 +176,14 @@ def alone() -> Callable[[str], str]:
     ids=str,
 )
 def test_any_nodes_give_the_digest_of_one(
-    name: str, nodes: tuple[int, ...], alone: Callable[[str], str], fleets: Callable[..., Fleet]
+    name: str,
+    nodes: tuple[int, ...],
+    alone: Callable[[str], str],
+    fleets: Callable[..., Fleet],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    if name == "several pieces":
+        monkeypatch.setattr(exchange, "PIECE", 4 * BLOCK)
     fleet = fleets(JOBS[name], nodes)
     for until_step in (1, 5, STEPS):
         assert {(leg.end, leg.step) for leg in fleet.run(until_step)} == {(LegEnd.REACHED, until_step)}

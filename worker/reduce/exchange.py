@@ -16,7 +16,7 @@ into those within a node and those across nodes. For a worker that is alone on i
                                     SQUARES: P / N / 4096 doubles, SHARDS: losses and counts
     5 barrier on the node           the gradient and all squares are there
 
-In between `worker.reduce.lanes` says who sends for whom. Ranges go by in pieces of 1 MiB, each with a header of 40
+In between `worker.reduce.lanes` says who sends for whom. Ranges go by in pieces of 4 MiB, each with a header of 40
 bytes, and 1 to 4 overlap: a piece is joined when it has come from everybody, and sent back at once. It is 2 (N-1)/N P
 floats in and out, as in a ring all-reduce, in two hops instead of 2 (N-1); more than one partial sum a node makes step
 2, never 4, longer. A peer's partial sum goes into the slot that it has on its own node, where nobody else writes: slots
@@ -63,7 +63,7 @@ from worker.reduce.link import Frame, Kind, Link, PeerLostError
 from worker.reduce.segment import NOTHING, Segment
 from worker.reduce.tree import Assignment, Join, Part, cross_joins, split_joins
 
-PIECE = 1 << 18  # floats: 1 MiB, a multiple of the block
+PIECE = 1 << 20  # floats: 4 MiB, a multiple of the block; with smaller ones Python costs more than they overlap
 LOOK_SECONDS = 0.02  # between two looks at the epoch
 
 
