@@ -129,22 +129,26 @@ def walk(
     seeds = tuple((x.node or x, _constant(seed)) for x, seed in roots)
     root = Node("outputs", (), np.dtype(np.float32), seeds)
     uses = _count_uses(root) if targets is None else _count_uses_towards(targets, root)
-    gradients: dict[Source, Array] = {}
+    waiting: dict[Source, Array] = {}  # sources that some uses have contributed to
     ready: list[tuple[Node, Array]] = [(root, np.zeros((), np.float32))]
     # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
     with np.errstate(all="ignore"), autocast(current.get()):
         while ready:
             node, gradient = ready.pop()
             current.set(node.precision)
-            complete = []
             for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
-                part = _add(gradients.pop(source, None), gradient, source, vjp, targets is None)
-                uses[source] -= 1
-                if uses[source]:
-                    gradients[source] = part
+                earlier = waiting.pop(source, None) if waiting else None
+                if isinstance(source, Tensor):
+                    part = _add_to_leaf(earlier, gradient, source, vjp, targets is None)
                 else:
-                    complete.append((source, part))
-            for source, part in complete:
+                    part = _fitted(vjp(gradient), source)
+                    if earlier is not None:
+                        part = np.asarray(apply(np.add, earlier, part))
+                left = uses[source] - 1
+                if left:
+                    uses[source] = left
+                    waiting[source] = part
+                    continue
                 if source.watch is not None:
                     part = source.watch.see(part)
                 if isinstance(source, Node):
@@ -179,27 +183,20 @@ def _take_edges(
     return wanted
 
 
-def _add(earlier: Array | None, gradient: Array, source: Source, vjp: Vjp, into_slot: bool) -> Array:
-    """What is known of the gradient of `source`, plus what this vjp contributes."""
-    if isinstance(source, Tensor):
-        return _add_to_leaf(earlier, gradient, source, vjp, into_slot)
-    part = _fitted(vjp(gradient), source)
-    return part if earlier is None else np.asarray(apply(np.add, earlier, part))
-
-
 def _add_to_leaf(earlier: Array | None, gradient: Array, leaf: Tensor, vjp: Vjp, into_slot: bool) -> Array:
-    """The same. The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still."""
-    ours = earlier if earlier is leaf.slot else None
-    if isinstance(vjp, Into):
-        is_watched = leaf.watch is not None  # whoever looks on may keep what they see
-        if earlier is None and into_slot and leaf.grad is None and not is_watched:
-            return _fitted(vjp.write(gradient, leaf.slot), leaf.data)
-        if ours is not None and vjp.add is not None:
-            return vjp.add(gradient, ours)
-    part = _fitted(vjp(gradient), leaf.data)
+    """What is known of a leaf's gradient, plus what this vjp contributes.
+
+    The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
+    """
     if earlier is None:
-        return part
-    return np.asarray(apply(np.add, earlier, part) if ours is None else np.add(earlier, part, out=ours))
+        is_free = into_slot and leaf.grad is None and leaf.watch is None  # whoever looks on may keep what they see
+        part = vjp.write(gradient, leaf.slot) if is_free and isinstance(vjp, Into) else vjp(gradient)
+        return _fitted(part, leaf.data)
+    is_ours = earlier is leaf.slot
+    if is_ours and isinstance(vjp, Into) and vjp.add is not None:
+        return vjp.add(gradient, earlier)
+    part = _fitted(vjp(gradient), leaf.data)
+    return np.asarray(np.add(earlier, part, out=earlier) if is_ours else apply(np.add, earlier, part))
 
 
 def _fitted(part: Array, like: Node | Array) -> Array:
@@ -316,8 +313,8 @@ def _refuse_changed(node: Node, edges: Sequence[Edge]) -> None:
 
 
 def _is_view(value: Array, edges: Sequence[tuple[Any, Vjp]]) -> bool:
-    owners = (x.data if x.data.base is None else x.data.base for x, _ in edges if isinstance(x, Tensor))
-    return any(owner is value.base for owner in owners)
+    owner = value.base
+    return any(x.data is owner or x.data.base is owner for x, _ in edges if isinstance(x, Tensor))
 
 
 def _refuse_stale(name: str, edges: Sequence[tuple[Any, Vjp]]) -> None:
