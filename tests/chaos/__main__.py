@@ -8,6 +8,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from service.ray_environment import prepare_local
+
+# As in tests: what the undisturbed runs have compiled the service finds, or the first jobs would compile for minutes.
+prepare_local(kernels=Path(__file__).parents[2] / ".pytest_cache" / "kernels")
+
 from tests.chaos.campaign import Campaign
 from tests.leftovers import END_SECONDS, left_behind, left_since
 
