@@ -1,7 +1,7 @@
 """A rehearsal: all that a job's steps and evaluations run is run once, before anybody waits for it.
 
-Kernels are loaded from numba's cache when they are first called, or compiled, which takes seconds. In the first step
-the other workers would wait for that, and nobody would know for what. It works on throw-away numbers and leaves
+Kernels are loaded from numba's cache when they are first called, or compiled, which takes up to a minute. In the first
+step the other workers would wait for that, and nobody would know for what. It works on throw-away numbers and leaves
 nothing behind that training sees. Knows no other workers and no segment.
 """
 
