@@ -49,7 +49,7 @@ def is_installed() -> bool:
 def restarts(*, workers: int, kills: int, width: int) -> list[float]:
     """For each kill of one worker, the seconds until each of the workers has committed a step again.
 
-    Raises TorchrunError. Leaves no process.
+    Raises TorchrunError. Leaves no process and no directory.
     """
     with exit_on_sigterm(), tempfile.TemporaryDirectory(prefix="backprop-torchrun-") as directory:
         path, log = Path(directory) / "page", Path(directory) / "log"

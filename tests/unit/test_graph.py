@@ -329,3 +329,16 @@ class TestTensor:
     def test_tensors_are_keys_by_identity(self) -> None:
         x, y = Tensor([1.0]), Tensor([1.0])
         assert {x: "x", y: "y"}[y] == "y"
+
+
+@pytest.mark.parametrize("hooked", [0, 1])
+def test_a_hook_that_changes_its_tensor_spoils_no_other_gradient_of_the_operation(hooked: int) -> None:
+    pair = [Tensor(np.array([2.0, 3.0]), requires_grad=True), Tensor(np.array([5.0, 7.0]), requires_grad=True)]
+
+    def change(_: Tensor) -> None:
+        with no_grad():
+            pair[hooked].mul_(100)
+
+    pair[hooked].register_hook(change)
+    (pair[0] * pair[1]).sum().backward()
+    assert [x.grad.tolist() for x in pair if x.grad is not None] == [[5.0, 7.0], [2.0, 3.0]]

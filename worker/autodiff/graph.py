@@ -129,26 +129,28 @@ def walk(
     seeds = tuple((x.node or x, _constant(seed)) for x, seed in roots)
     root = Node("outputs", (), np.dtype(np.float32), seeds)
     uses = _count_uses(root) if targets is None else _count_uses_towards(targets, root)
-    waiting: dict[Source, Array] = {}  # sources that some uses have contributed to
+    waiting: dict[Source, Array] = {}  # gradients of sources that other uses will add to
     ready: list[tuple[Node, Array]] = [(root, np.zeros((), np.float32))]
     # Inf and NaN flow through silently, as in PyTorch; the step looks at the norm.
     with np.errstate(all="ignore"), autocast(current.get()):
         while ready:
             node, gradient = ready.pop()
             current.set(node.precision)
+            complete = []
             for source, vjp in _take_edges(node, uses, retain_graph=retain_graph, targets=targets):
-                earlier = waiting.pop(source, None) if waiting else None
+                earlier = waiting.pop(source, None)
                 if isinstance(source, Tensor):
                     part = _add_to_leaf(earlier, gradient, source, vjp, targets is None)
                 else:
                     part = _fitted(vjp(gradient), source)
                     if earlier is not None:
                         part = np.asarray(apply(np.add, earlier, part))
-                left = uses[source] - 1
-                if left:
-                    uses[source] = left
+                uses[source] -= 1
+                if uses[source]:
                     waiting[source] = part
-                    continue
+                else:
+                    complete.append((source, part))
+            for source, part in complete:  # behind all vjps of the node: a hook may change what these need
                 if source.watch is not None:
                     part = source.watch.see(part)
                 if isinstance(source, Node):
