@@ -137,7 +137,8 @@ class Gpt(Module):
         time = tokens.shape[-1]
         if tokens.ndim != 2 or time > self.context:
             raise ValueError(f"Gpt: tokens have shape {tokens.shape}, expected (batch, at most {self.context})")
-        x = self.token_embedding(tokens) + self.position_embedding(Tensor(np.arange(time)))
+        positions = np.broadcast_to(np.arange(time), tokens.shape)  # of each sample, whose gradients may stay apart
+        x = self.token_embedding(tokens) + self.position_embedding(Tensor(positions))
         x = dropout(x, self.dropout, training=self.training)
         run = checkpoint if self.gradient_checkpointing else call
         for layer in self.layers:
