@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worker import nn
-from worker.autodiff import Tensor, no_grad
+from worker.autodiff import Tensor, in_parts, no_grad
 from worker.autodiff import functional as F
 from worker.models.mlp import Mlp
 from worker.nn import FlatParameters, Linear, Parameter, Sequential, init
@@ -152,6 +152,21 @@ class TestFlatParameters:
             flat.bind_weights(views[step % 2])
             assert flat.weights is views[step % 2].vector
             assert all((p.data == step % 2 + 1).all() for p in model.parameters())
+
+    def test_several_gradients_can_be_bound_for_a_batch_of_parts(self) -> None:
+        model = small_model()
+        flat = FlatParameters(model.parameters())
+        x, y = Tensor(np.arange(24, dtype=np.float32).reshape(6, 4)), Tensor(np.zeros(6, np.int64))
+        gradients = np.full((3, flat.size + 5), np.nan, np.float32)[:, : flat.size]  # as slots of a segment lie
+        flat.bind_gradient(gradients)
+        with in_parts(3):
+            F.cross_entropy(model(x), y, reduction="sum").backward(np.ones(3, np.float32))
+        flat.fill_unused()
+        for i, gradient in enumerate(gradients):
+            flat.bind_gradient(np.full(flat.size, np.nan, np.float32))
+            part = slice(2 * i, 2 * i + 2)
+            F.cross_entropy(model(Tensor(x.data[part])), Tensor(y.data[part]), reduction="sum").backward()
+            np.testing.assert_array_equal(gradient, flat.gradient)
 
     def test_unused_parameters_get_zeros(self) -> None:
         used, unused = Parameter([1.0, 2.0]), Parameter([3.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from worker.autodiff import functional
 from worker.autodiff.gradcheck import gradcheck
 from worker.autodiff.graph import backward, enable_grad, grad, is_grad_enabled, no_grad, set_grad_enabled
+from worker.autodiff.parts import in_parts
 from worker.autodiff.precision import autocast
 from worker.autodiff.recompute import checkpoint
 from worker.autodiff.tensor import Tensor
@@ -18,6 +19,7 @@ __all__ = [
     "functional",
     "grad",
     "gradcheck",
+    "in_parts",
     "is_grad_enabled",
     "no_grad",
     "set_grad_enabled",

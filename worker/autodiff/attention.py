@@ -119,7 +119,7 @@ def _keep(shape: tuple[int, ...], dropout_p: float, dtype: np.dtype[np.float32])
     """Dropout's factors: 0 with probability dropout_p, else what keeps the mean. None for no dropout."""
     if not dropout_p:
         return None
-    kept = philox.generator().random(shape, np.float32) >= dropout_p
+    kept = philox.draw(philox.uniform, shape) >= dropout_p
     scale = np.float32 if dtype == np.float16 else dtype.type
     return kept * scale(1 / (1 - dropout_p) if dropout_p < 1 else 0)
 

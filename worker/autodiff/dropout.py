@@ -22,7 +22,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
         raise ValueError(f"dropout: p is {p}, expected 0..1")
     if not training or not p:
         return x
-    bits, first_kept, scale = draws(x.shape), round(p * LEVELS), 1 / (1 - p) if p < 1 else 0.0
+    bits, first_kept, scale = philox.draw(_bits, x.shape), round(p * LEVELS), 1 / (1 - p) if p < 1 else 0.0
     return record(
         "dropout",
         kernels.dropout(bits, x.data, first_kept=first_kept, scale=scale),
@@ -30,8 +30,8 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     )
 
 
-def draws(shape: tuple[int, ...]) -> Array:
-    """Random numbers 0..65535 of the next site, in an array of this shape."""
+def _bits(stream: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Random numbers 0..65535."""
     count = int(np.prod(shape, dtype=np.int64))
-    words: Array = philox.generator().bit_generator.random_raw(-(-count // 4))
+    words: Array = stream.bit_generator.random_raw(-(-count // 4))
     return words.astype("<u8", copy=False).view("<u2")[:count].reshape(shape)

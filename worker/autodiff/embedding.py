@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from worker.autodiff import kernels
-from worker.autodiff.graph import Into, record
+from worker.autodiff.graph import record
+from worker.autodiff.parts import part_by_part
 from worker.autodiff.tensor import Array, Tensor
 
 __all__ = [
@@ -24,20 +25,21 @@ def embedding(input: Tensor, weight: Tensor, padding_idx: int | None = None) -> 
     padding = None if padding_idx is None else padding_idx % size
     shape, dtype = weight.shape, np.result_type(weight.dtype, np.float32)  # float16 is too coarse for sums
 
-    def add(g: Array, table: Array) -> Array:
+    def add(g: Array, table: Array, indices: Array) -> Array:
         """Add the gradient of the weight into `table`, in place."""
         rows = np.ascontiguousarray(kernels.single(g)).reshape(indices.size, shape[1])
         kept = slice(None) if padding is None else indices != padding
         kernels.add_rows(table, indices[kept], rows[kept])
         return table
 
-    def write(g: Array, out: Array | None) -> Array:
+    def write(g: Array, out: Array | None, indices: Array) -> Array:
         if out is None:
-            return add(g, np.zeros(shape, dtype))
+            return add(g, np.zeros(shape, dtype), indices)
         out[...] = 0
-        return add(g, out)
+        return add(g, out, indices)
 
-    return record("embedding", value.reshape(*input.shape, shape[1]), (weight, Into(write, add)))
+    vjp = part_by_part(write, indices, add=add)
+    return record("embedding", value.reshape(*input.shape, shape[1]), (weight, vjp))
 
 
 def _check(input: Tensor, weight: Tensor, padding_idx: int | None) -> int:

@@ -15,10 +15,12 @@ from typing import Any
 
 import numpy as np
 
+import worker.autodiff.parts as parts
 import worker.autodiff.versions as versions
 from worker.autodiff.kernels.float16 import apply, half, single
 from worker.autodiff.modes import active, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from worker.autodiff.node import Edge, Into, Node, Source, Vjp, together
+from worker.autodiff.parts import shape_of_sums
 from worker.autodiff.precision import autocast, current
 from worker.autodiff.tensor import Array, Tensor
 
@@ -30,6 +32,7 @@ __all__ = [
     "Vjp",
     "backward",
     "enable_grad",
+    "fitted",
     "grad",
     "is_grad_enabled",
     "no_grad",
@@ -142,7 +145,7 @@ def walk(
                 if isinstance(source, Tensor):
                     part = _add_to_leaf(earlier, gradient, source, vjp, targets is None)
                 else:
-                    part = _fitted(vjp(gradient), source)
+                    part = fitted(vjp(gradient), source.shape, source.dtype)
                     if earlier is not None:
                         part = np.asarray(apply(np.add, earlier, part))
                 uses[source] -= 1
@@ -190,23 +193,29 @@ def _add_to_leaf(earlier: Array | None, gradient: Array, leaf: Tensor, vjp: Vjp,
 
     The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
     """
+    shape = shape_of_sums(leaf.data.shape)
     if earlier is None:
         is_free = into_slot and leaf.grad is None and leaf.watch is None  # whoever looks on may keep what they see
         part = vjp.write(gradient, leaf.slot) if is_free and isinstance(vjp, Into) else vjp(gradient)
-        return _fitted(part, leaf.data)
+        return fitted(part, shape, leaf.data.dtype)
     is_ours = earlier is leaf.slot
     if is_ours and isinstance(vjp, Into) and vjp.add is not None:
         return vjp.add(gradient, earlier)
-    part = _fitted(vjp(gradient), leaf.data)
+    part = fitted(vjp(gradient), shape, leaf.data.dtype)
     return np.asarray(np.add(earlier, part, out=earlier) if is_ours else apply(np.add, earlier, part))
 
 
-def _fitted(part: Array, like: Node | Array) -> Array:
+def fitted(part: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A part of a gradient in the shape and dtype of what it is the gradient of."""
-    if part.shape != like.shape:
-        part = unbroadcast(single(part), like.shape)
-    if part.dtype is not like.dtype and part.dtype != like.dtype:
-        part = half(part) if like.dtype == np.float16 else single(part).astype(like.dtype, copy=False)
+    if part.shape != shape:
+        if parts.current.get() > 1:
+            raise RuntimeError(
+                f"backward: got a gradient of shape {part.shape}, expected {shape}: an operation that does not know "
+                "parts sums over samples; give it the batch without in_parts"
+            )
+        part = unbroadcast(single(part), shape)
+    if part.dtype is not dtype and part.dtype != dtype:
+        part = half(part) if dtype == np.float16 else single(part).astype(dtype, copy=False)
     return part if type(part) is np.ndarray else np.asarray(part)
 
 

@@ -9,9 +9,10 @@ import math
 
 import numpy as np
 
-from worker.autodiff import kernels
+from worker.autodiff import kernels, parts
 from worker.autodiff.arithmetic import add, mul
 from worker.autodiff.graph import Into, record
+from worker.autodiff.parts import part_by_part
 from worker.autodiff.tensor import Array, Tensor
 
 __all__ = [
@@ -36,7 +37,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     values, w = x.data, weight.data
     features_out, features_in = w.shape
     rows, leading = values.reshape(-1, features_in), values.shape[:-1]
-    y = kernels.matmul(rows, w.T, bias=None if bias is None else bias.data)
+    count = parts.current.get()
+    y = kernels.matmul(rows, w.T, bias=None if bias is None else bias.data, parts=count)
     y = kernels.activation(y, rows)
 
     def flat(g: Array) -> Array:
@@ -45,9 +47,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return record(
         "linear",
         y.reshape(*leading, features_out),
-        (x, lambda g: kernels.matmul(flat(g), w).reshape(*leading, features_in)),
-        (weight, Into(lambda g, out: kernels.matmul(flat(g).T, rows, out))),
-        (bias, Into(lambda g, out: kernels.column_sum(flat(g), out))),
+        (x, lambda g: kernels.matmul(flat(g), w, parts=count).reshape(*leading, features_in)),
+        (weight, part_by_part(lambda g, out, x: kernels.matmul(flat(g).T, x, out), rows)),
+        (bias, part_by_part(lambda g, out: kernels.column_sum(flat(g), out))),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from worker.autodiff import parts
 from worker.autodiff.elementwise import quiet
 from worker.autodiff.graph import Vjp, record
 from worker.autodiff.tensor import Array, Tensor
@@ -24,9 +25,11 @@ def reduced(
     """The reduced losses as a tensor. Each edge is an input and the vjp of the losses before they are reduced.
 
     The mean is the sum divided by `count`, which is the number of losses unless given. ValueError for a reduction that
-    is none.
+    is none. Of a batch of several parts (see parts) the sum of each is taken; there is no mean.
     """
     losses = np.asarray(losses)
+    if parts.current.get() > 1 and reduction != "none":
+        return _reduced_in_parts(name, losses, reduction, edges)
     value, divisor = _reduce(name, losses, reduction, losses.size if count is None else count)
     if divisor == 1:
         return record(name, value, *edges)
@@ -41,6 +44,28 @@ def values_like(x: Tensor, input: Tensor) -> Array:
 def check_same_shape(name: str, input: Tensor, target: Tensor) -> None:
     if input.shape != target.shape:
         raise ValueError(f"{name}: input has shape {input.shape} but target has {target.shape}")
+
+
+@quiet
+def _reduced_in_parts(name: str, losses: Array, reduction: str, edges: tuple[tuple[Tensor | None, Vjp], ...]) -> Tensor:
+    """The sums of the losses of each part, (parts,)."""
+    if reduction != "sum":
+        raise ValueError(f"{name}: reduction is {reduction!r}, expected 'sum' or 'none' for a batch of several parts")
+    count = parts.current.get()
+    sums = np.array([np.add.reduce(part, axis=None) for part in parts.cut(losses, count)])
+
+    def spread(vjp: Vjp) -> Vjp:
+        """The vjp of the losses, given the gradient of the sums."""
+
+        def of_sums(g: Array) -> Array:
+            if (g == g[0]).all():  # as for one sum: most vjps are faster
+                return vjp(g[:1].reshape(()))
+            of_losses = np.repeat(g, len(losses) // count)
+            return vjp(np.broadcast_to(of_losses.reshape(-1, *[1] * (losses.ndim - 1)), losses.shape))
+
+        return of_sums
+
+    return record(name, sums, *[(x, spread(vjp)) for x, vjp in edges])
 
 
 @quiet

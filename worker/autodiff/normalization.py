@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from worker.autodiff import kernels
+from worker.autodiff import kernels, parts
 from worker.autodiff.graph import record, together
 from worker.autodiff.tensor import Array, Tensor
 
@@ -37,11 +37,12 @@ def layer_norm(
     scale = _vector(weight, 1, x)
     y, mean, rstd = kernels.layer_norm(kernels.single(x), scale, _vector(bias, 0, x), eps)
     y = kernels.activation(y, x)
+    count, sums = parts.current.get(), parts.shape_of_sums(shape)
 
     def backward(g: Array) -> tuple[Array, ...]:
         g_rows, x_rows = kernels.single(_rows(g, shape)), kernels.single(x)
-        dx, dweight, dbias = kernels.layer_norm_backward(g_rows, x_rows, scale, mean, rstd)
-        return dx.reshape(g.shape), dweight.reshape(shape), dbias.reshape(shape)
+        dx, dweight, dbias = kernels.layer_norm_backward(g_rows, x_rows, scale, mean, rstd, count)
+        return dx.reshape(g.shape), dweight.reshape(sums), dbias.reshape(sums)
 
     return record("layer_norm", y.reshape(input.shape), *zip((input, weight, bias), together(backward, 3), strict=True))
 

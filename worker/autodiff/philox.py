@@ -3,26 +3,37 @@
 `seed` sets the key; a training step sets (seed, step, shard), so that a shard draws the same numbers wherever it is
 computed. Each draw after that has a number of its own, its site. Philox (Salmon et al., 2011) maps key and site to a
 stream; there is no other state, and `get_state` with `set_state` draw the same numbers again.
+
+A batch of several parts (see parts) has a key for each: `seed_parts` sets them, and `draw` gives every part its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-State = tuple[tuple[int, ...], int]  # key, sites used so far
+Key = tuple[int, ...]
+State = tuple[tuple[Key, ...], int]  # the key of each part, sites used so far
 
-_state: ContextVar[State] = ContextVar("random_state", default=((0,), 0))
+_state: ContextVar[State] = ContextVar("random_state", default=(((0,),), 0))
 
 
 def seed(*key: int) -> None:
     """Starts again at the first site under a key of non-negative integers."""
-    _state.set((key, 0))
+    seed_parts([key])
+
+
+def seed_parts(keys: Sequence[Key]) -> None:
+    """Starts again at the first site under a key for each part of the batch to come."""
+    _state.set((tuple(keys), 0))
 
 
 def get_state() -> State:
-    """The key, and how many sites were used."""
+    """The keys, and how many sites were used."""
     return _state.get()
 
 
@@ -32,7 +43,27 @@ def set_state(state: State) -> None:
 
 
 def generator() -> np.random.Generator:
-    """The stream of the next site."""
-    key, site = _state.get()
-    _state.set((key, site + 1))
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key[0], spawn_key=(*key[1:], site))))
+    """The stream of the next site. ValueError where there are several parts, see `draw`."""
+    (stream,) = _streams()
+    return stream
+
+
+def draw(make: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]], shape: tuple[int, ...]) -> NDArray[Any]:
+    """make(stream, shape) of the next site; of several parts one after the other, each of its share of the rows."""
+    streams = _streams()
+    if len(streams) == 1:
+        return make(streams[0], shape)
+    size = shape[0] // len(streams)
+    return np.concatenate([make(stream, (size, *shape[1:])) for stream in streams])
+
+
+def uniform(stream: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Numbers from 0 up to 1, for `draw`."""
+    return stream.random(shape, np.float32)
+
+
+def _streams() -> list[np.random.Generator]:
+    keys, site = _state.get()
+    _state.set((keys, site + 1))
+    seeds = (np.random.SeedSequence(first, spawn_key=(*rest, site)) for first, *rest in keys)
+    return [np.random.Generator(np.random.Philox(seed)) for seed in seeds]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import worker.autodiff.versions as versions
-from worker.autodiff.graph import is_grad_enabled, unbroadcast
+from worker.autodiff.graph import fitted, is_grad_enabled
 from worker.autodiff.modes import active, recorder
 from worker.autodiff.node import Edge, Into, Node, Vjp
 from worker.autodiff.tensor import Array, Tensor
@@ -131,10 +131,7 @@ class Stub(Into):
         add = getattr(vjp, "add", None)
         if add is not None:
             return np.asarray(add(gradient, into))
-        part = vjp(gradient)
-        if part.shape != into.shape:
-            part = unbroadcast(part, into.shape)
-        return np.asarray(np.add(into, part.astype(into.dtype, copy=False), out=into))
+        return np.asarray(np.add(into, fitted(vjp(gradient), into.shape, into.dtype), out=into))
 
     def saved(self) -> object:
         return self._segment.saved()

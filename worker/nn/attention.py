@@ -25,7 +25,7 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
     """Zero each element with probability p and scale the others, so that the mean stays; nothing outside training."""
     if not training or not p:
         return x
-    kept = philox.generator().random(x.shape, np.float32) >= p
+    kept = philox.draw(philox.uniform, x.shape) >= p
     return x * Tensor(kept * x.dtype.type(1 / (1 - p) if p < 1 else 0))
 
 

@@ -20,7 +20,7 @@ Vector = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Views:
-    """A flat vector, and the part of it that belongs to each parameter, in the parameter's shape."""
+    """A flat vector (P,), or several (n, P), and what of it belongs to each parameter: its shape, or (n, *shape)."""
 
     vector: Vector
     arrays: Sequence[NDArray[Any]]
@@ -45,13 +45,13 @@ class FlatParameters:
     gradient: Vector
 
     def views_of(self, vector: Vector) -> Views:
-        """Cut `vector` (P,) float32 into arrays of the parameters' shapes; they share its memory."""
-        if vector.shape != (self.size,) or vector.dtype != np.float32:
+        """Cut `vector` (P,) or (n, P) float32 into arrays of the parameters' shapes; they share its memory."""
+        if vector.shape[-1:] != (self.size,) or vector.ndim > 2 or vector.dtype != np.float32:
             raise ValueError(f"expected a float32 vector of shape ({self.size},), got {vector.dtype} {vector.shape}")
         arrays, start = [], 0
         for parameter in self.parameters:
             stop = start + parameter.numel()
-            arrays.append(vector[start:stop].reshape(parameter.shape))
+            arrays.append(vector[..., start:stop].reshape(*vector.shape[:-1], *parameter.shape))
             start = stop
         return Views(vector, arrays)
 
@@ -63,7 +63,10 @@ class FlatParameters:
             parameter.data = array
 
     def bind_gradient(self, vector: Vector | Views) -> None:
-        """Let the next backward pass write into `vector` (P,), whatever it holds: every `.grad` becomes None."""
+        """Let the next backward pass write into `vector`, whatever it holds: every `.grad` becomes None.
+
+        It is (P,), or (n, P) for a pass over a batch of n parts (see autodiff.in_parts).
+        """
         views = vector if isinstance(vector, Views) else self.views_of(vector)
         self.gradient = views.vector
         for parameter, array in zip(self.parameters, views.arrays, strict=True):

@@ -30,15 +30,20 @@ def layer_norm(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array,
     return centered * rstd[:, None] * weight + bias, mean, rstd
 
 
-def layer_norm_backward(g: Array, x: Array, weight: Array, mean: Array, rstd: Array) -> tuple[Array, Array, Array]:
-    """The gradients of x, weight and bias, given that of the output, g (N, C)."""
-    if x.dtype == np.float32:
-        dx, dweight, dbias = np.empty(x.shape, x.dtype), np.empty_like(weight), np.empty_like(weight)
-        _layer_norm_backward(g, x, weight, mean, rstd, dx, dweight, dbias)
-        return dx, dweight, dbias
-    n, d = (x - mean[:, None]) * rstd[:, None], g * weight
-    dx = d - d.mean(axis=1, keepdims=True) - n * (d * n).mean(axis=1, keepdims=True)
-    return dx * rstd[:, None], (g * n).sum(axis=0), g.sum(axis=0)
+def layer_norm_backward(
+    g: Array, x: Array, weight: Array, mean: Array, rstd: Array, parts: int = 1
+) -> tuple[Array, Array, Array]:
+    """The gradients of x, weight and bias, given that of the output, g (N, C).
+
+    Those of weight and bias are (parts, C), each the sum over one of so many equal parts of the rows.
+    """
+    dx, sums = np.empty(x.shape, x.dtype), np.empty((2, parts, x.shape[1]), x.dtype)
+    backward = _layer_norm_backward if x.dtype == np.float32 else _layer_norm_backward_formula
+    size = len(x) // parts
+    for part in range(parts):
+        rows = slice(part * size, (part + 1) * size)
+        backward(g[rows], x[rows], weight, mean[rows], rstd[rows], dx[rows], sums[0, part], sums[1, part])
+    return dx, sums[0], sums[1]
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> tuple[Array, Array]:
@@ -105,6 +110,15 @@ def _layer_norm_backward(
             out[j] = r * (gradient[j] * weight[j] - total - n * product)
             dweight[j] += gradient[j] * n
             dbias[j] += gradient[j]
+
+
+def _layer_norm_backward_formula(
+    g: Array, x: Array, weight: Array, mean: Array, rstd: Array, dx: Array, dweight: Array, dbias: Array
+) -> None:
+    n, d = (x - mean[:, None]) * rstd[:, None], g * weight
+    dx[...] = (d - d.mean(axis=1, keepdims=True) - n * (d * n).mean(axis=1, keepdims=True)) * rstd[:, None]
+    dweight[...] = (g * n).sum(axis=0)
+    dbias[...] = g.sum(axis=0)
 
 
 @compiled_sum
