@@ -5,8 +5,8 @@
 GPT 4x256 on two workers. Three teams of the worker's own steps take turns:
 
 - 8 shards, digest-stable: gradients are added in the tree over the shards.
-- 8 shards, plain: each worker adds the gradients of its shards up in one buffer as they come, which the backward pass
-  does by itself, and the workers' buffers are added one after another.
+- 8 shards, plain: each worker adds the gradients of its shards up in one buffer as they come, parameter by parameter,
+  and the workers' buffers are added one after another.
 - 2 shards, digest-stable: one a worker, the fewest that two workers can have.
 
 The first against the second is the price of the order, the first against the third that of shards enough for 8
@@ -19,44 +19,65 @@ import argparse
 import statistics
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks import job
 from benchmarks.teams import Run, Team, at_work, interleave, segment_path, table, verdict
 from benchmarks.workloads import WORKLOADS
+from worker.autodiff import Tensor, backward, in_parts
 from worker.autodiff.precision import Precision
+from worker.autodiff.tensor import Array
 from worker.data.dataset import Batch
+from worker.nn.flat import FlatParameters
 from worker.plan import even_plan
+from worker.recipe import Recipe
 from worker.reduce.tree import Assignment, Compute, Join
-from worker.step import TrainingStep
+from worker.step import MOST_AT_ONCE, TrainingStep
 
 WORKERS, SHARDS = 2, 8
 MOST_FOR_ORDER, MOST_FOR_SHARDS = 0.03, 0.10  # of a step's time
 
 
 class PlainStep(TrainingStep):
-    """A step in which backward adds to the gradient of the shards before, as it does where nobody cares for the order.
+    """A step that adds each parameter's gradients up as they come, as whoever does not care for the order would do.
 
-    Its worker has one slot.
+    Its worker has one slot, and memory of its own for the gradients of a pass.
     """
 
-    def _compute(self, batch: Batch, *, shard: int, slot: int, loss_scale: float) -> None:
+    def __init__(self, recipe: Recipe, flat: FlatParameters, **rest: Any) -> None:
+        super().__init__(recipe, flat, **rest)
+        self._sums: dict[Tensor, Array] = dict(zip(flat.parameters, self._slots[0].arrays, strict=True))
+        memory = np.zeros((MOST_AT_ONCE, flat.size), np.float32)
+        self._own = [flat.views_of(memory[0]), *(flat.views_of(memory[:n]) for n in range(2, MOST_AT_ONCE + 1))]
+
+    def _compute(self, batch: Batch, chunk: Compute, *, loss_scale: float) -> None:
+        count, shards = len(chunk.shards), slice(chunk.shards.start, chunk.shards.stop)
+        is_first = shards.start == self._assignment.shards.start
+
+        def add(parameter: Tensor, gradients: Array) -> None:
+            sums = self._sums[parameter]
+            for number, gradient in enumerate(gradients.reshape(count, *parameter.shape)):
+                if is_first and number == 0:
+                    sums[...] = gradient
+                else:
+                    sums += gradient
+
         self._clock.enter("forward")
-        if shard == self._assignment.shards.start:
-            self._flat.bind_gradient(self._slots[slot])
-        loss, num_losses = self._recipe.objective.loss(self._recipe.model, batch)
-        self._clock.enter("backward")
-        loss.backward(np.full(loss.shape, loss_scale, np.float32))
-        self._flat.fill_unused()
-        self._control.shard_losses[shard] = loss.item()
-        self._control.shard_counts[shard] = num_losses
+        self._flat.bind_gradient(self._own[count - 1])
+        with in_parts(count):
+            loss, num_losses = self._recipe.objective.loss(self._recipe.model, batch)
+            self._clock.enter("backward")
+            backward(loss, np.full(loss.shape, loss_scale, np.float32), on_leaf=add)
+        self._control.shard_losses[shards] = loss.data
+        self._control.shard_counts[shards] = num_losses // count
 
 
 def plain(rank: int, world: int, path: Path, name: str, precision: Precision, num_shards: int) -> Run:
     """`job.side` in free order."""
     assignments = [
-        Assignment(stable.shards, tuple(Compute(shard, 0) for shard in stable.shards), partials=(), num_slots=1)
+        Assignment(stable.shards, (Compute(stable.shards, 0),), partials=(), num_slots=1)
         for stable in even_plan(range(world), num_shards=num_shards, epoch=0).assignments()
     ]
     joins = tuple(Join(0, other) for other in range(1, world))

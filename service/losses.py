@@ -16,13 +16,13 @@ MAX_PAUSE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Loss:
-    """A worker that is known to be dead, and what it was at: `step` committed steps when it began, `shard` or -1."""
+    """A worker that is known to be dead, and what it was at: `step` committed steps when it began, and the shards."""
 
     seat: int
     cause: str
     stage: str = ""
     step: int = -1
-    shard: int = -1
+    shards: range = range(0)
     was_member: bool = True
 
 
@@ -45,11 +45,11 @@ class Losses:
             self._in_a_row = 1 if committed > self._furthest else self._in_a_row + 1
             self._furthest = max(self._furthest, committed)
         for loss in losses:
-            if loss.was_member and loss.shard >= 0:
-                place = loss.step, loss.shard
+            for shard in loss.shards if loss.was_member else ():
+                place = loss.step, shard
                 self._at_shard[place] = deaths = self._at_shard.get(place, 0) + 1
                 if deaths >= MAX_DEATHS_AT_A_SHARD:
-                    return RunFailed(StateReason.POISON, _poison(loss, deaths))
+                    return RunFailed(StateReason.POISON, _poison(loss, shard, deaths))
         if self._in_a_row > MAX_LOSSES_WITHOUT_A_STEP:
             causes = "; ".join(f"worker {loss.seat}: {loss.cause}" for loss in losses)
             message = f"workers were lost {self._in_a_row} times in a row without a step between: {causes}"
@@ -68,8 +68,8 @@ class Losses:
         return min(FIRST_PAUSE_SECONDS * 2.0 ** (self._failed_starts - 2), MAX_PAUSE_SECONDS)
 
 
-def _poison(loss: Loss, deaths: int) -> str:
+def _poison(loss: Loss, shard: int, deaths: int) -> str:
     return (
-        f"step {loss.step + 1}, shard {loss.shard}: {deaths} workers were lost computing it "
+        f"step {loss.step + 1}, shard {shard}: {deaths} workers were lost computing it "
         f"({loss.cause}, in {loss.stage}); the data of this batch or the model's code ends whoever computes it"
     )

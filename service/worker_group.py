@@ -107,7 +107,7 @@ class WorkerGroup:
             loss = Loss(worker.seat, cause, was_member=was_member)
             if was_member and worker.node is not None and not worker.node.lost:
                 pulse = pulse_of(worker)
-                loss = Loss(worker.seat, cause, pulse.stage, pulse.step, pulse.shard)
+                loss = Loss(worker.seat, cause, pulse.stage, pulse.step, pulse.shards)
             losses.append(loss)
             self._workers.pop(worker.seat).close()
         if self._fault is not None and not self.seats(Standing.MEMBER):

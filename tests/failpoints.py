@@ -63,9 +63,9 @@ def install() -> None:
             if os.path.exists(path):
                 _fail(Path(path))
 
-    def work_on_and_fail(self: PhaseClock, step: int, shard: int = -1) -> None:
-        work_on(self, step, shard)
-        if os.path.exists(f"{directory}/poison-{step}-{shard}"):
+    def work_on_and_fail(self: PhaseClock, step: int, shards: range = range(0)) -> None:
+        work_on(self, step, shards)
+        if any(os.path.exists(f"{directory}/poison-{step}-{shard}") for shard in shards):
             os.kill(os.getpid(), signal.SIGKILL)
 
     PhaseClock.enter, PhaseClock.work_on = enter_and_fail, work_on_and_fail  # type: ignore[method-assign]  # on purpose

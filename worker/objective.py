@@ -40,7 +40,7 @@ class Objective:
     is_per_token: bool = False
 
     def loss(self, model: Module, batch: Batch) -> tuple[Tensor, int]:
-        """The sum of the losses over a batch, and how many they are."""
+        """The sum of the losses over a batch, or over each of its parts, and how many they are altogether."""
         predictions, targets = self.predict(model, batch)
         return self._loss_sum(predictions, targets), targets.size
 

@@ -9,7 +9,7 @@ import time
 
 from worker.reduce.segment import PHASES, STAGES, Control
 
-NO_SHARD = -1
+NO_SHARDS = range(0)
 _STAGE = {name: number for number, name in enumerate(STAGES)}
 _COUNTS_AS = {"norm": "update", "commit": "update"}  # too short for sums of their own
 _PHASE = [PHASES.index(phase) if (phase := _COUNTS_AS.get(stage, stage)) in PHASES else -1 for stage in STAGES]
@@ -35,7 +35,7 @@ class PhaseClock:
             self._seconds[self._phase] += (now - self._since) * 1e-9
         self._phase, self._since = _PHASE[number], now
 
-    def work_on(self, step: int, shard: int = NO_SHARD) -> None:
-        """Says which shard of which step is computed, so that a death there can be told from others."""
+    def work_on(self, step: int, shards: range = NO_SHARDS) -> None:
+        """Says which shards of which step are computed, so that a death there can be told from others."""
         self._pulse[2] = step
-        self._pulse[3] = shard
+        self._pulse[4], self._pulse[5] = shards.start, shards.stop

@@ -41,26 +41,33 @@ def loss_of(weights: Floats, positions: Any) -> float:
 
 @dataclass
 class Loss:
-    """What forward leaves for backward."""
+    """What forward leaves for backward, of as many shards as there are gradients to write."""
 
     flat: Flat
     positions: Any
     shape = ()
 
-    def item(self) -> float:
-        return loss_of(self.flat.weights, self.positions)
+    def __post_init__(self) -> None:
+        gradients = np.atleast_2d(self.flat.gradient)
+        self._parts = list(zip(gradients, np.split(self.positions, len(gradients)), strict=True))
+
+    @property
+    def data(self) -> list[float]:
+        return [loss_of(self.flat.weights, positions) for _, positions in self._parts]
 
     def backward(self, seed: Any) -> Iterator[str]:
-        """Writes the gradient in two goes: whoever is killed between leaves half of it."""
-        gradient, half = gradient_of(self.flat.weights, self.positions), NUM_PARAMETERS // 2
-        self.flat.gradient[:half] = gradient[:half]
-        yield "backward"
-        self.flat.gradient[half:] = gradient[half:]
+        """Writes each gradient in two goes: whoever is killed between leaves half of it."""
+        half = NUM_PARAMETERS // 2
+        for written, positions in self._parts:
+            gradient = gradient_of(self.flat.weights, positions)
+            written[:half] = gradient[:half]
+            yield "backward"
+            written[half:] = gradient[half:]
 
 
 @dataclass
 class View:
-    """A vector and, in the product, its parts by parameter."""
+    """A vector, or several, and, in the product, its parts by parameter."""
 
     vector: Floats
 
@@ -153,6 +160,7 @@ class Recipe:
     clip_norm = CLIP
     clip_value = math.inf
     scales_loss = False
+    knows_parts = True
     on_non_finite = NonFinitePolicy.FAIL
 
     def learning_rate(self, step: int) -> float:

@@ -325,13 +325,13 @@ class World:
         return [process for process in self.processes.values() if not process.is_dead]
 
     def note_death(self, process: Process) -> None:
-        """Remembers of which shard it died."""
+        """Remembers of which shards it died."""
         self.num_deaths += 1
         replica = process.replica
         if replica is not None and replica._segment is not None:
             pulse = replica._segment.control.pulse(replica._seat)
-            if pulse.shard >= 0:
-                place = process.attempt, pulse.step, pulse.shard
+            for shard in pulse.shards:
+                place = process.attempt, pulse.step, shard
                 self.deaths_at[place] = self.deaths_at.get(place, 0) + 1
 
     def wake(self) -> None:
@@ -509,7 +509,11 @@ PUT: dict[str, Callable[[ModuleType], dict[str, object]]] = {
     "worker.reduce.exchange": lambda _: {"reduce_range": _reduce_range},
     "worker.phases": _phases,
     "worker.update": lambda _: {"fence": _point, "time": FAKE_TIME},
-    "worker.step": lambda _: {"add_into": _add_into, "philox": SimpleNamespace(seed=lambda *_: None)},
+    "worker.step": lambda _: {
+        "add_into": _add_into,
+        "philox": SimpleNamespace(seed_parts=lambda _: None),
+        "in_parts": nullcontext,
+    },
     "worker.replica": lambda _: {
         "recipe_of": lambda spec, dataset: tiny.Recipe(),
         "spans_of": lambda rule, shapes: [(0, tiny.NUM_PARAMETERS, rule)],

@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worker.autodiff import Tensor
+from worker.autodiff.tensor import Array
 from worker.checkpoint import weights_digest
+from worker.data.dataset import Batch
+from worker.nn import Module
 from worker.objective import Scores
 from worker.plan import Plan, even_plan
 from worker.reduce.segment import DIRECTORY, Segment
@@ -180,6 +184,30 @@ def test_scores_of_text_do_not_depend_on_the_number_of_workers(name: str, path: 
         results.append({chunk: scores for answer in gang.evaluate() for chunk, scores in answer.items()})
     assert results[0] == results[1]
     assert sum(scores.num_losses for scores in results[0].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "later"), [("adam", [12]), ("gpt, dropout", [12]), ("cnn", [3, 3, 3, 3]), ("bert", [3, 3, 3, 3])]
+)
+def test_after_a_legs_first_step_shards_share_passes_where_the_model_knows_parts(
+    name: str, later: list[int], path: Path
+) -> None:
+    gang = Gang(JOBS[name], 2, path)
+    sizes: list[int] = []
+    objective = gang.replicas[0]._recipe.objective
+
+    def predict(model: Module, batch: Batch) -> tuple[Tensor, Array]:
+        sizes.append(len(batch.inputs))
+        return objective.predict(model, batch)
+
+    watched = replace(gang.replicas[0]._recipe, objective=replace(objective, predict=predict))
+    gang.replicas[0]._recipe = watched
+    for until_step in (3, 5):
+        gang.run(until_step)
+    shard_by_shard = [3, 3, 3, 3]
+    assert sizes == [*shard_by_shard, *later, *later, *shard_by_shard, *later]
+    gang.run(STEPS)
+    assert gang.digest() == train(JOBS[name], 1, path)
 
 
 def test_as_many_workers_as_shards(path: Path) -> None:

@@ -6,8 +6,8 @@ from service.jobs import StateReason
 from service.losses import FIRST_PAUSE_SECONDS, MAX_LOSSES_WITHOUT_A_STEP, MAX_PAUSE_SECONDS, Loss, Losses
 
 
-def died(seat: int, step: int, shard: int = -1) -> Loss:
-    return Loss(seat, "process died", "forward", step, shard)
+def died(seat: int, step: int, *shards: int) -> Loss:
+    return Loss(seat, "process died", "forward", step, range(shards[0], shards[-1] + 1) if shards else range(0))
 
 
 def test_two_workers_that_die_of_one_shard_died_of_it() -> None:
@@ -22,12 +22,20 @@ def test_two_workers_that_die_of_one_shard_died_of_it() -> None:
     )
 
 
+def test_of_shards_that_shared_a_pass_it_was_the_one_that_another_worker_died_of() -> None:
+    losses = Losses()
+    assert losses.note([died(0, 11, 0, 3)], committed=11, has_members=True) is None
+    verdict = losses.note([died(1, 11, 2)], committed=11, has_members=True)
+    assert verdict is not None
+    assert verdict.message.startswith("step 12, shard 2: 2 workers were lost computing it")
+
+
 @pytest.mark.parametrize(
     "second", [died(1, 11, 4), died(1, 12, 3), died(1, 11), died(1, 12)], ids=["shard", "step", "none", "no shard"]
 )
 def test_deaths_at_different_places_are_bad_luck(second: Loss) -> None:
     losses = Losses()
-    assert losses.note([died(0, 11, 3)], committed=11, has_members=True) is None
+    assert losses.note([died(0, 11, 0, 3)], committed=11, has_members=True) is None
     assert losses.note([second], committed=12, has_members=True) is None
 
 

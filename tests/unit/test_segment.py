@@ -193,10 +193,10 @@ def test_the_last_barrier_holds_for_all_when_all_had_come_though_the_plan_is_aba
 def test_a_pulse_tells_what_its_worker_does(path: Path) -> None:
     segment = Segment.create(path, shape_of(100, 2))
     clock, before = PhaseClock(segment.control, 1), time.monotonic()
-    clock.work_on(7, shard=2)
+    clock.work_on(7, range(2, 4))
     clock.enter("forward")
     pulse = segment.control.pulse(1)
-    assert (pulse.stage, pulse.step, pulse.shard, pulse.arrivals) == ("forward", 7, 2, 0)
+    assert (pulse.stage, pulse.step, pulse.shards, pulse.arrivals) == ("forward", 7, range(2, 4), 0)
     assert before <= pulse.beat <= time.monotonic()
     assert segment.control.pulse(0).beat == 0
     clock.enter("norm")

@@ -19,8 +19,9 @@ def reduce_with(gradients: list[np.ndarray], assignments: tuple[Assignment, ...]
     for base, assignment in zip(first_slots(assignments), assignments, strict=True):
         for action in assignment.actions:
             match action:
-                case Compute(shard, slot):
-                    slots[base + slot] = gradients[shard].copy()
+                case Compute(shards, first):
+                    for slot, shard in enumerate(shards, base + first):
+                        slots[slot] = gradients[shard].copy()
                 case Join(into, other):
                     slots[base + into] = slots[base + into] + slots.pop(base + other)
     for join in cross_joins(assignments):
@@ -129,3 +130,30 @@ def test_more_workers_than_shards_are_refused(num_workers: int) -> None:
 def test_a_plan_without_work_for_each_member_is_refused(members: tuple[int, ...], shares: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected one each"):
         Plan(1, members, shares)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_shards", "expected"),
+    [
+        (2, 8, [[(0, 4, 0)], [(4, 8, 0)]]),
+        (1, 8, [[(0, 2, 0), (2, 4, 1), (4, 6, 2), (6, 8, 3)]]),
+        (3, 8, [[(0, 3, 0)], [(3, 6, 0)], [(6, 8, 0)]]),
+        (1, 5, [[(0, 2, 0), (2, 5, 1)]]),
+        (2, 2, [[(0, 1, 0)], [(1, 2, 0)]]),
+    ],
+)
+def test_shards_with_no_join_between_are_computed_together(
+    num_workers: int, num_shards: int, expected: list[list[tuple[int, int, int]]]
+) -> None:
+    found = [
+        [(a.shards.start, a.shards.stop, a.slot) for a in assignment.actions if isinstance(a, Compute)]
+        for assignment in even(num_workers, num_shards)
+    ]
+    assert found == expected
+
+
+def test_what_is_computed_together_can_be_cut_into_passes() -> None:
+    action = Compute(range(3, 8), 2)
+    assert list(action.passes(2)) == [Compute(range(3, 5), 2), Compute(range(5, 7), 4), Compute(range(7, 8), 6)]
+    assert list(action.passes(1)) == [Compute(range(3 + i, 4 + i), 2 + i) for i in range(5)]
+    assert list(action.passes(5)) == [action]

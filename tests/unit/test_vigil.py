@@ -9,7 +9,7 @@ LONG = HANG_SECONDS + 0.1
 
 
 def pulse(beat: float, arrivals: int, stage: str = "forward") -> Pulse:
-    return Pulse(stage, beat, step=5, shard=0, arrivals=arrivals)
+    return Pulse(stage, beat, step=5, shards=range(1), arrivals=arrivals)
 
 
 def hung(now: float, *pulses: Pulse, fresh: tuple[int, ...] = (), median: float = 0.01, since: float = 0.0) -> set[int]:

@@ -15,7 +15,9 @@ from worker.nn import Module
 from worker.spec import BertModel, CnnModel, GptModel, MlpModel, ModelSpec, TransformerModel
 from worker.violations import SpecError, Violation
 
-__all__ = ["Bert", "Cnn", "Gpt", "MaskedLanguageModel", "Mlp", "build"]
+__all__ = ["KNOW_PARTS", "Bert", "Cnn", "Gpt", "MaskedLanguageModel", "Mlp", "build"]
+
+KNOW_PARTS = (Gpt, Mlp)  # models made of operations that know parts alone, see autodiff.parts
 
 
 def build(

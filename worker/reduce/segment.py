@@ -37,6 +37,7 @@ _MAGIC = 0x6270_7365_676D_3031  # "bpsegm01"
 _HEADER_WORDS = 8 * LINE
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float32]]
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 Doubles = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Words = np.ndarray[tuple[int], np.dtype[np.int64]]
 
@@ -100,7 +101,7 @@ class Pulse:
     stage: str
     beat: float
     step: int  # committed steps when it began: the step that it computes is the next
-    shard: int  # -1: none
+    shards: range  # that it computes
     arrivals: int
     process_id: int = 0
 
@@ -190,18 +191,18 @@ class Control:
         self._numbers[word], self._words[word + 1] = loss_scale.scale, loss_scale.num_finite
 
     def pulse_words(self, seat: int) -> memoryview[int]:
-        """The words that only the worker in a seat writes: stage, when it began (ns), step, shard, process."""
-        return self.pulses[seat * LINE : seat * LINE + 5]
+        """The words that only the worker in a seat writes: stage, when it began (ns), step, process, and the shards."""
+        return self.pulses[seat * LINE : seat * LINE + 6]
 
     def take_seat(self, seat: int, process_id: int) -> None:
         """A new worker's first word: what the one before it said is over."""
         words = self.pulse_words(seat)
-        words[0], words[2], words[3], words[4] = 0, -1, -1, process_id
+        words[0], words[2], words[3], words[4], words[5] = 0, -1, process_id, 0, 0
 
     def pulse(self, seat: int) -> Pulse:
         """What a worker last said, and how often it came to a barrier."""
-        stage, beat_ns, step, shard, process_id = self.pulse_words(seat)
-        return Pulse(STAGES[stage], beat_ns * 1e-9, step, shard, self.arrivals[seat * LINE], process_id)
+        stage, beat_ns, step, process_id, first, last = self.pulse_words(seat)
+        return Pulse(STAGES[stage], beat_ns * 1e-9, step, range(first, last), self.arrivals[seat * LINE], process_id)
 
     def close(self) -> None:
         """Lets go of the memory."""
@@ -281,6 +282,11 @@ class Segment:
         """(P,) A gradient slot."""
         vector: Floats = self.slots[slot, : self.shape.num_parameters]
         return vector
+
+    def gradients(self, slots: range) -> Matrix:
+        """(len(slots), P) Gradient slots that lie one after the other."""
+        vectors: Matrix = self.slots[slots.start : slots.stop, : self.shape.num_parameters]
+        return vectors
 
     def unlink(self) -> None:
         """Removes the file; processes that have it mapped keep their memory."""

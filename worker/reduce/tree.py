@@ -23,7 +23,7 @@ each worker's slots follow those of the worker before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -51,10 +51,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Compute:
-    """Compute the gradient of a shard into a slot."""
+    """Compute the gradients of some shards, each into a slot of its own: the first into `slot`, the others behind."""
 
-    shard: int
+    shards: range
     slot: int
+
+    def passes(self, most: int) -> Iterator[Compute]:
+        """The same in passes over at most so many shards."""
+        for first in range(0, len(self.shards), most):
+            yield Compute(self.shards[first : first + most], self.slot + first)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ def assignment_of(shards: range, *, num_shards: int) -> Assignment:
     actions: list[Compute | Join] = []
     for slot, node in enumerate(partials):
         _sum_into(slot, node, actions)
-    num_slots = 1 + max(action.slot for action in actions if isinstance(action, Compute))
+    num_slots = max(action.slot + len(action.shards) for action in actions if isinstance(action, Compute))
     return Assignment(shards, tuple(actions), tuple(partials), num_slots)
 
 
@@ -179,7 +184,11 @@ def _cover(node: Node, shards: range) -> list[Node]:
 
 def _sum_into(slot: int, node: Node, actions: list[Compute | Join]) -> None:
     if node.is_leaf:
-        actions.append(Compute(node.first, slot))
+        before = actions[-1] if actions else None
+        if isinstance(before, Compute) and before.slot + len(before.shards) == slot:
+            actions[-1] = Compute(range(before.shards.start, node.last), before.slot)
+        else:
+            actions.append(Compute(range(node.first, node.last), slot))
         return
     left, right = node.children()
     _sum_into(slot, left, actions)
