@@ -264,8 +264,8 @@ def test_unequal_parts_are_refused() -> None:
 
 
 def test_no_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="got 0, expected at least 1"):
-        in_parts(0)
+    with pytest.raises(ValueError, match="got 0, expected at least 1"), in_parts(0):
+        pass
 
 
 def test_outside_of_the_block_there_is_one_part() -> None:

@@ -12,8 +12,9 @@ by their sum) and of such as work sample by sample. The graph refuses a gradient
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextvars import ContextVar, Token
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,16 @@ Array = NDArray[Any]
 current: ContextVar[int] = ContextVar("parts", default=1)
 
 
-class in_parts:  # noqa: N801  # as autocast
-    """Operations and backward passes over batches of so many parts, in a `with` block."""
-
-    def __init__(self, count: int) -> None:
-        if count < 1:
-            raise ValueError(f"in_parts: got {count}, expected at least 1")
-        self._count = count
-        self._tokens: list[Token[int]] = []
-
-    def __enter__(self) -> None:
-        self._tokens.append(current.set(self._count))
-
-    def __exit__(self, *_: object) -> None:
-        current.reset(self._tokens.pop())
+@contextmanager
+def in_parts(count: int) -> Iterator[None]:
+    """Operations and backward passes over batches of so many equal parts, in a `with` block. ValueError below 1."""
+    if count < 1:
+        raise ValueError(f"in_parts: got {count}, expected at least 1")
+    token = current.set(count)
+    try:
+        yield
+    finally:
+        current.reset(token)
 
 
 def shape_of_sums(shape: tuple[int, ...]) -> tuple[int, ...]:
