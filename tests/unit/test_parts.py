@@ -187,13 +187,19 @@ def test_other_parts_would_give_other_bits() -> None:
     assert not np.array_equal(three.gradients[0], three.gradients[1])
 
 
-@pytest.mark.parametrize("parts", [2, 5])
-def test_a_matrix_of_parts_is_multiplied_part_by_part(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BLAS's bits may depend on how many rows there are."""
-    monkeypatch.setattr(units, "SINGLE", None)
-    a, b, bias = numbers(20, 33), numbers(33, 7), numbers(7)
-    expected = np.concatenate([gemm.matmul(part, b, bias=bias) for part in np.split(a, parts)])
-    np.testing.assert_array_equal(gemm.matmul(a, b, bias=bias, parts=parts), expected)
+@pytest.mark.parametrize("unit", [None, *units.UNITS], ids=lambda unit: units.NAMES[unit])
+@pytest.mark.parametrize(("depth", "columns"), [(16, 32), (40, 70), (1030, 48)])
+def test_a_product_of_parts_has_the_bits_of_each(
+    unit: int | None, depth: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles know no other rows, wherever a part begins in them; BLAS, whose bits may depend on the rows, has one part
+    after the other, as it has where there are too few rows for tiles."""
+    monkeypatch.setattr(units, "SINGLE", unit)
+    b, bias = numbers(depth, columns), numbers(columns)
+    for rows in range(1, 40):
+        a = numbers(3 * rows, depth)
+        expected = np.concatenate([gemm.matmul(part, b, bias=bias) for part in np.split(a, 3)])
+        np.testing.assert_array_equal(gemm.matmul(a, b, bias=bias, parts=3), expected)
 
 
 def test_each_part_can_have_a_gradient_of_its_own_to_start_from() -> None:
