@@ -168,6 +168,11 @@ class TestFlatParameters:
             F.cross_entropy(model(Tensor(x.data[part])), Tensor(y.data[part]), reduction="sum").backward()
             np.testing.assert_array_equal(gradient, flat.gradient)
 
+    def test_a_parameter_may_be_a_number(self) -> None:
+        flat = FlatParameters([Parameter(2.0), Parameter([3.0])])
+        assert [array.shape for array in flat.views_of(np.zeros(2, np.float32)).arrays] == [(), (1,)]
+        assert [array.shape for array in flat.views_of(np.zeros((3, 2), np.float32)).arrays] == [(3,), (3, 1)]
+
     def test_unused_parameters_get_zeros(self) -> None:
         used, unused = Parameter([1.0, 2.0]), Parameter([3.0])
         flat = FlatParameters([used, unused])

@@ -51,7 +51,7 @@ class FlatParameters:
         arrays, start = [], 0
         for parameter in self.parameters:
             stop = start + parameter.numel()
-            arrays.append(vector[..., start:stop].reshape(*vector.shape[:-1], *parameter.shape))
+            arrays.append(vector[..., start:stop].reshape((*vector.shape[:-1], *parameter.shape)))
             start = stop
         return Views(vector, arrays)
 
