@@ -48,7 +48,7 @@ class PlainStep(TrainingStep):
 
     def __init__(self, recipe: Recipe, flat: FlatParameters, **rest: Any) -> None:
         super().__init__(recipe, flat, **rest)
-        self._sums: dict[Tensor, Array] = dict(zip(flat.parameters, self._slots[0].arrays, strict=True))
+        self._sums: dict[Tensor, Array] = dict(zip(flat.parameters, self._gradients(0).arrays, strict=True))
         memory = np.zeros((MOST_AT_ONCE, flat.size), np.float32)
         self._own = [flat.views_of(memory[0]), *(flat.views_of(memory[:n]) for n in range(2, MOST_AT_ONCE + 1))]
 

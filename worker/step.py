@@ -8,6 +8,8 @@ pass, as parts of one batch (see autodiff.parts): that is faster, and gives the 
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from worker.autodiff import in_parts, philox
@@ -48,13 +50,16 @@ class TrainingStep:
         self._samples, self._sampler, self._seed = samples, sampler, seed
         self._num_shards = segment.shape.num_shards
         self._weights = [flat.views_of(segment.weights(parity)) for parity in (0, 1)]
-        self._slots = [flat.views_of(segment.gradient(first_slot + slot)) for slot in range(assignment.num_slots)]
         self._at_once = 1
-        self._several: dict[Compute, Views] = {}  # the slots of passes over several shards
-        for action in assignment.actions if recipe.knows_parts else ():
-            for chunk in action.passes(MOST_AT_ONCE) if isinstance(action, Compute) else ():
-                slots = range(first_slot + chunk.slot, first_slot + chunk.slot + len(chunk.shards))
-                self._several[chunk] = flat.views_of(segment.gradients(slots))
+
+        @functools.cache
+        def gradients(slot: int, count: int = 1) -> Views:
+            """Of a slot of this worker's, or of several from it on."""
+            first = first_slot + slot
+            vectors = segment.gradient(first) if count == 1 else segment.gradients(range(first, first + count))
+            return flat.views_of(vectors)
+
+        self._gradients = gradients
 
     def __call__(self, step: int) -> bool:
         """Takes the job from `step` to `step` + 1 committed steps; returns whether all workers go on.
@@ -82,7 +87,7 @@ class TrainingStep:
                         self._compute(part, chunk, loss_scale=loss_scale)
                 case Join(into, other):
                     self._clock.enter("reduce")
-                    add_into(self._slots[into].vector, self._slots[other].vector)
+                    add_into(self._gradients(into).vector, self._gradients(other).vector)
         self._clock.work_on(step)
         self._at_once = MOST_AT_ONCE if self._recipe.knows_parts else 1
         return self._update(step)
@@ -91,7 +96,7 @@ class TrainingStep:
         """One pass, forward and backward: the gradient of each shard's scaled loss sum goes into its slot."""
         count, shards = len(chunk.shards), slice(chunk.shards.start, chunk.shards.stop)
         self._clock.enter("forward")
-        self._flat.bind_gradient(self._slots[chunk.slot] if count == 1 else self._several[chunk])
+        self._flat.bind_gradient(self._gradients(chunk.slot, count))
         with in_parts(count):
             loss, num_losses = self._recipe.objective.loss(self._recipe.model, batch)
             self._clock.enter("backward")

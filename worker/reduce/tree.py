@@ -18,7 +18,8 @@ workers gives the same bits.
 
 Slots: a worker's partial sum number j stands in its gradient slot j; deeper slots are scratch for the right-hand
 sides of joins under way. A run of k shards needs at most k slots, so S slots are enough for any number of workers;
-each worker's slots follow those of the worker before it.
+each worker's slots follow those of the worker before it. Shards with no join between them have slots side by side, so
+that one pass can compute them.
 """
 
 from __future__ import annotations
