@@ -249,6 +249,18 @@ def test_sums_over_all_parts_are_refused(forward: Callable[[Tensor, Parameter], 
         backward(forward(Tensor(numbers(4, 3)), parameter(3)), np.ones(2, np.float32))
 
 
+@pytest.mark.parametrize("run", [lambda f, x: f(x), checkpoint], ids=["kept", "again"])
+def test_a_vjp_that_knows_no_parts_does_not_write_into_theirs(run: Callable[..., Tensor]) -> None:
+    x, w = Tensor(numbers(4, 3, 6, 6)), parameter(5, 3, 2, 2)
+    w.slot = slots = np.full((2, *w.shape), np.nan, np.float32)
+    with (
+        in_parts(2),
+        pytest.raises(RuntimeError, match=r"gradient of shape \(5, 3, 2, 2\), expected \(2, 5, 3, 2, 2\)"),
+    ):
+        backward(run(lambda x: squares(F.conv2d(x, w)), x), np.ones(2, np.float32))
+    assert np.isnan(slots).all()
+
+
 def test_a_gradient_of_other_parts_is_not_added() -> None:
     w, x = parameter(4, 3), Tensor(numbers(6, 3))
     with in_parts(2):

@@ -194,13 +194,14 @@ def _add_to_leaf(earlier: Array | None, gradient: Array, leaf: Tensor, vjp: Vjp,
     The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
     """
     shape = shape_of_sums(leaf.data.shape)
+    direct = vjp if isinstance(vjp, Into) and (vjp.is_apart or parts.current.get() == 1) else None
     if earlier is None:
         is_free = into_slot and leaf.grad is None and leaf.watch is None  # whoever looks on may keep what they see
-        part = vjp.write(gradient, leaf.slot) if is_free and isinstance(vjp, Into) else vjp(gradient)
+        part = direct.write(gradient, leaf.slot) if is_free and direct is not None else vjp(gradient)
         return fitted(part, shape, leaf.data.dtype)
     is_ours = earlier is leaf.slot
-    if is_ours and isinstance(vjp, Into) and vjp.add is not None:
-        return vjp.add(gradient, earlier)
+    if is_ours and direct is not None and direct.add is not None:
+        return direct.add(gradient, earlier)
     part = fitted(vjp(gradient), shape, leaf.data.dtype)
     return np.asarray(np.add(earlier, part, out=earlier) if is_ours else apply(np.add, earlier, part))
 

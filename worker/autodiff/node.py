@@ -48,17 +48,20 @@ class Into:
     """A vjp `write(gradient, out)` that can put its result into `out` when it is given one (else out is None).
 
     So the matrix product of a weight gradient lands in the flat gradient vector without a copy. `add(gradient, into)`,
-    where there is one, adds to what lies there already: a tied weight's second gradient.
+    where there is one, adds to what lies there already: a tied weight's second gradient. `is_apart` says that `out` has
+    a place for each of several parts of a batch, see parts.
     """
 
-    __slots__ = ("add", "write")
+    __slots__ = ("add", "is_apart", "write")
 
     def __init__(
         self,
         write: Callable[[Array, Array | None], Array],
         add: Callable[[Array, Array], Array] | None = None,
+        *,
+        is_apart: bool = False,
     ) -> None:
-        self.write, self.add = write, add
+        self.write, self.add, self.is_apart = write, add, is_apart
 
     def __call__(self, gradient: Array) -> Array:
         return self.write(gradient, None)

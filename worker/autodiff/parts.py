@@ -81,4 +81,4 @@ def part_by_part(write: Callable[..., Array], *samples: Array, add: Callable[...
             add(g, sums, *part)
         return into
 
-    return Into(write_each, None if add is None else add_each)
+    return Into(write_each, None if add is None else add_each, is_apart=True)

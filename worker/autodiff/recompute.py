@@ -81,7 +81,7 @@ class Segment:
         for source, _ in edges:
             if isinstance(source, Tensor):
                 self._leaves[id(source)] = source
-        stubs = tuple((source, Stub(self, number, i)) for i, (source, _) in enumerate(edges))
+        stubs = tuple((source, Stub(self, number, i, vjp)) for i, (source, vjp) in enumerate(edges))
         return self._outer(name, shape, dtype, stubs)
 
     def _run_again(self) -> None:
@@ -118,8 +118,9 @@ class Stub(Into):
 
     __slots__ = ("_edge", "_node", "_segment")
 
-    def __init__(self, segment: Segment, node: int, edge: int) -> None:
+    def __init__(self, segment: Segment, node: int, edge: int, vjp: Vjp) -> None:
         self._segment, self._node, self._edge = segment, node, edge
+        self.is_apart = isinstance(vjp, Into) and vjp.is_apart
 
     def write(self, gradient: Array, out: Array | None) -> Array:
         vjp = self._segment.vjp(self._node, self._edge)
