@@ -18,13 +18,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from service.client import Client
+from service.documents import to_json
 from tests.conftest import LeftByTest
 
 pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "examples/digits.yaml")
-LONG = ["--set", "training.max_steps=6000", "--set", "checkpoint.every_steps=500", "--set", "workers.min=2"]
+LONG = ["--set", "training.max_steps=4000", "--set", "checkpoint.every_steps=500", "--set", "workers.min=2"]
 SECONDS = 90.0
 COMPILATION = ["compilation_started", "compilation_finished"]
 
@@ -72,7 +73,10 @@ class Service:
         return backprop(*arguments, "--address", self.address, expected=expected)
 
     def job(self, job_id: str) -> dict[str, Any]:
-        return last_job(self.call("show", job_id, "--output", "json"))
+        """As `show` prints it; asked for again and again, a command of its own each time would take the tests' time."""
+        with Client(self.address) as client:
+            job: dict[str, Any] = json.loads(to_json(client.get_job(job_id)))
+        return job
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.http + path, timeout=10) as answer:
@@ -138,7 +142,7 @@ def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path, 
     undisturbed = last_job(backprop("run", DIGITS, *LONG, "--data-dir", str(tmp_path / "one"), "--output", "json"))
     with service(tmp_path / "two") as first:
         job_id = last_job(first.call("submit", DIGITS, *LONG, "--output", "json"))["job_id"]
-        wait_for(lambda: 500 < first.job(job_id)["steps_completed"] < 5500, "the middle of the job")
+        wait_for(lambda: 500 < first.job(job_id)["steps_completed"] < 3500, "the middle of the job")
         first.kill()
     wait_for(lambda: not left_by_test(), "the killed service's files to go")
     with service(tmp_path / "two") as second:
@@ -155,9 +159,8 @@ def test_a_killed_service_finishes_its_job_with_the_same_digest(tmp_path: Path, 
 
 
 def test_a_paused_job_outlives_its_service_and_is_verified(tmp_path: Path, left_by_test: LeftByTest) -> None:
-    settings = [*LONG, "--set", "training.max_steps=4000"]
     with service(tmp_path / "data") as first:
-        job_id = last_job(first.call("submit", DIGITS, *settings, "--output", "json"))["job_id"]
+        job_id = last_job(first.call("submit", DIGITS, *LONG, "--output", "json"))["job_id"]
         wait_for(lambda: first.job(job_id)["steps_completed"], "the first steps")
         first.call("pause", job_id)
         wait_for(lambda: first.job(job_id)["state"] == "PAUSED", "the pause")
