@@ -307,7 +307,7 @@ def test_random_numbers_of_parts_are_those_of_each_key() -> None:
 
 def test_a_single_stream_for_several_parts_is_refused() -> None:
     philox.seed_parts([(1,), (2,)])
-    with pytest.raises(ValueError, match="unpack"):
+    with pytest.raises(ValueError, match="the batch has 2 parts, each with a stream of its own; use draw"):
         philox.generator()
 
 

@@ -44,8 +44,10 @@ def set_state(state: State) -> None:
 
 def generator() -> np.random.Generator:
     """The stream of the next site. ValueError where there are several parts, see `draw`."""
-    (stream,) = _streams()
-    return stream
+    keys, _ = _state.get()
+    if len(keys) > 1:
+        raise ValueError(f"generator: the batch has {len(keys)} parts, each with a stream of its own; use draw")
+    return _streams()[0]
 
 
 def draw(make: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]], shape: tuple[int, ...]) -> NDArray[Any]:
