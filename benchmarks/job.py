@@ -17,7 +17,6 @@ from worker.autodiff import Tensor
 from worker.autodiff.precision import Precision, autocast
 from worker.data.dataset import Table
 from worker.data.sampler import Sampler
-from worker.models import KNOW_PARTS
 from worker.nn import FlatParameters, Module
 from worker.objective import Objective
 from worker.optim import rules
@@ -136,7 +135,6 @@ def recipe_of(model: Module) -> Recipe:
         learning_rate=lambda step: LEARNING_RATE,
         clip_norm=CLIP_NORM,
         on_non_finite=NonFinitePolicy.FAIL,
-        knows_parts=isinstance(model, KNOW_PARTS),
     )
 
 

@@ -32,8 +32,7 @@ class Recipe:
     """What a job trains and how; the same on every worker.
 
     `learning_rate` takes the step, counting from 0. The mean gradient is clipped by clip_norm, then each element by
-    clip_value, which may be infinite. `scales_loss` asks for dynamic loss scaling. `knows_parts` says that model and
-    loss are made of what knows parts (see autodiff.parts), so that several shards can have one pass.
+    clip_value, which may be infinite. `scales_loss` asks for dynamic loss scaling.
     """
 
     model: Module
@@ -44,22 +43,25 @@ class Recipe:
     on_non_finite: NonFinitePolicy
     clip_value: float = math.inf
     scales_loss: bool = False
-    knows_parts: bool = False
+
+    @property
+    def knows_parts(self) -> bool:
+        """Whether the model is made of what knows parts, see autodiff.parts: then several shards can have one pass."""
+        return isinstance(self.model, KNOW_PARTS)
 
 
 def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
     """The recipe of a job over its data; the model's weights are the job's first, drawn from its seed."""
     factor = schedule_of(spec.schedule, total_steps=spec.training.max_steps)
     base_rate: float = spec.optimizer.chosen.learning_rate
-    model = build(
-        spec.model,
-        input_shape=dataset.input_shape,
-        num_outputs=dataset.num_outputs,
-        gradient_checkpointing=spec.training.gradient_checkpointing,
-        generator=init.generator(spec.training.seed),
-    )
     return Recipe(
-        model=model,
+        model=build(
+            spec.model,
+            input_shape=dataset.input_shape,
+            num_outputs=dataset.num_outputs,
+            gradient_checkpointing=spec.training.gradient_checkpointing,
+            generator=init.generator(spec.training.seed),
+        ),
         objective=objective_of(spec.model, dataset),
         rule=rule_of(spec.optimizer),
         learning_rate=lambda step: base_rate * factor(step),
@@ -67,7 +69,6 @@ def recipe_of(spec: JobSpec, dataset: Dataset) -> Recipe:
         clip_value=math.inf if spec.training.clip_value is None else spec.training.clip_value,
         on_non_finite=spec.training.on_non_finite,
         scales_loss=spec.training.precision is Precision.FP16,
-        knows_parts=isinstance(model, KNOW_PARTS),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,12 @@ Model = Callable[[Tensor], Tensor]  # a batch -> the sum of its losses
 
 PRECISIONS = ["fp32", "bf16", "fp16"]
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def one_key_afterwards() -> Iterator[None]:
+    yield
+    philox.seed(0)
 
 
 def parameter(*shape: int) -> Parameter:
@@ -265,7 +271,7 @@ def test_a_gradient_of_other_parts_is_not_added() -> None:
     w, x = parameter(4, 3), Tensor(numbers(6, 3))
     with in_parts(2):
         backward(squares(F.linear(x, w)), np.ones(2, np.float32))
-    with pytest.raises(RuntimeError, match=r"\.grad has parts, \(2, 4, 3\), or \(4, 3\) has; first set"):
+    with pytest.raises(RuntimeError, match=r"gradient of \(4, 3\) for \.grad of \(2, 4, 3\); set it"):
         squares(F.linear(x, w)).backward()
 
 
@@ -297,7 +303,8 @@ def test_outside_of_the_block_there_is_one_part() -> None:
 
 def test_random_numbers_of_parts_are_those_of_each_key() -> None:
     philox.seed_parts([(1, 2), (1, 3)])
-    both = [philox.draw(philox.uniform, (4, 3)) for _ in range(2)]
+    with in_parts(2):
+        both = [philox.draw(philox.uniform, (4, 3)) for _ in range(2)]
     for part, key in enumerate(((1, 2), (1, 3))):
         philox.seed(*key)
         for site in range(2):
@@ -307,8 +314,21 @@ def test_random_numbers_of_parts_are_those_of_each_key() -> None:
 
 def test_a_single_stream_for_several_parts_is_refused() -> None:
     philox.seed_parts([(1,), (2,)])
-    with pytest.raises(ValueError, match="the batch has 2 parts, each with a stream of its own; use draw"):
+    with in_parts(2), pytest.raises(ValueError, match="the batch has 2 parts, each with a stream of its own; use draw"):
         philox.generator()
+
+
+@pytest.mark.parametrize(("num_keys", "count"), [(1, 2), (2, 1), (2, 3)])
+def test_parts_without_a_key_each_draw_nothing(num_keys: int, count: int) -> None:
+    philox.seed_parts([(1, key) for key in range(num_keys)])
+    with in_parts(count), pytest.raises(ValueError, match=f"got {num_keys} keys for {count} parts; set one for each"):
+        F.dropout(Tensor(numbers(6, 3)))
+
+
+def test_rows_that_are_no_equal_parts_draw_nothing() -> None:
+    philox.seed_parts([(1,), (2,)])
+    with in_parts(2), pytest.raises(ValueError, match="got 5 rows in 2 parts, expected a multiple"):
+        F.dropout(Tensor(numbers(5, 3)))
 
 
 def test_modules_need_not_know() -> None:

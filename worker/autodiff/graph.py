@@ -20,7 +20,6 @@ import worker.autodiff.versions as versions
 from worker.autodiff.kernels.float16 import apply, half, single
 from worker.autodiff.modes import active, enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from worker.autodiff.node import Edge, Into, Node, Source, Vjp, together
-from worker.autodiff.parts import shape_of_sums
 from worker.autodiff.precision import autocast, current
 from worker.autodiff.tensor import Array, Tensor
 
@@ -193,7 +192,7 @@ def _add_to_leaf(earlier: Array | None, gradient: Array, leaf: Tensor, vjp: Vjp,
 
     The leaf's slot is ours to change; no other array is, for whoever gave it may hold it still.
     """
-    shape = shape_of_sums(leaf.data.shape)
+    shape = parts.shape_of_sums(leaf.data.shape)
     direct = vjp if isinstance(vjp, Into) and (vjp.is_apart or parts.current.get() == 1) else None
     if earlier is None:
         is_free = into_slot and leaf.grad is None and leaf.watch is None  # whoever looks on may keep what they see

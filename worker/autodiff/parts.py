@@ -45,11 +45,17 @@ def shape_of_sums(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape if count == 1 else (count, *shape)
 
 
+def size_of_part(num_rows: int, count: int) -> int:
+    """The rows of each part. ValueError where they are not equally many."""
+    size, rest = divmod(num_rows, count)
+    if rest:
+        raise ValueError(f"in_parts: got {num_rows} rows in {count} parts, expected a multiple")
+    return size
+
+
 def cut(array: Array, count: int) -> list[Array]:
     """The parts of an array, views. ValueError where they are not equal."""
-    size, rest = divmod(len(array), count)
-    if rest:
-        raise ValueError(f"in_parts: got {len(array)} rows in {count} parts, expected a multiple")
+    size = size_of_part(len(array), count)
     return [array[i * size : (i + 1) * size] for i in range(count)]
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.autodiff import parts
+
 Key = tuple[int, ...]
 State = tuple[tuple[Key, ...], int]  # the key of each part, sites used so far
 
@@ -44,10 +46,10 @@ def set_state(state: State) -> None:
 
 def generator() -> np.random.Generator:
     """The stream of the next site. ValueError where there are several parts, see `draw`."""
-    keys, _ = _state.get()
-    if len(keys) > 1:
-        raise ValueError(f"generator: the batch has {len(keys)} parts, each with a stream of its own; use draw")
-    return _streams()[0]
+    streams = _streams()
+    if len(streams) > 1:
+        raise ValueError(f"generator: the batch has {len(streams)} parts, each with a stream of its own; use draw")
+    return streams[0]
 
 
 def draw(make: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]], shape: tuple[int, ...]) -> NDArray[Any]:
@@ -55,7 +57,7 @@ def draw(make: Callable[[np.random.Generator, tuple[int, ...]], NDArray[Any]], s
     streams = _streams()
     if len(streams) == 1:
         return make(streams[0], shape)
-    size = shape[0] // len(streams)
+    size = parts.size_of_part(shape[0], len(streams))
     return np.concatenate([make(stream, (size, *shape[1:])) for stream in streams])
 
 
@@ -66,6 +68,8 @@ def uniform(stream: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.f
 
 def _streams() -> list[np.random.Generator]:
     keys, site = _state.get()
+    if len(keys) != parts.current.get():
+        raise ValueError(f"random: got {len(keys)} keys for {parts.current.get()} parts; set one for each: seed_parts")
     _state.set((keys, site + 1))
     seeds = (np.random.SeedSequence(first, spawn_key=(*rest, site)) for first, *rest in keys)
     return [np.random.Generator(np.random.Philox(seed)) for seed in seeds]

@@ -212,7 +212,7 @@ class Tensor:
         """Add an array of this shape, or of its parts (see in_parts), to `.grad`, in place where there is one."""
         if self.grad is not None:
             if (shape := self.grad.shape) != gradient.shape:
-                raise RuntimeError(f"backward: .grad has parts, {shape}, or {gradient.shape} has; first set it to None")
+                raise RuntimeError(f"backward: got a gradient of {gradient.shape} for .grad of {shape}; set it to None")
             self.grad.data += gradient
         elif self.slot is None:
             self.grad = Tensor(np.array(gradient))  # a copy: the array may be another leaf's gradient, too
